@@ -1,0 +1,223 @@
+"""Fetch one large file whose SHA-256 is known: several addresses, resume, time-outs, progress.
+
+Nothing is trusted but the checksum: servers that fail, stall, cut the file short, ignore `Range` or send
+something else cost time, never a wrong file.
+"""
+
+import hashlib
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from imgclassify.progress import Progress, format_seconds
+
+_SLOWEST = 4_000  # bytes a second, over a stall time; CIFAR-10's origin, throttled, gives some 60,000
+_ATTEMPTS = 5  # continued downloads from one address that breaks off midway
+
+
+class DownloadError(Exception):
+    """No address gave the file; the message says for each what happened."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to wait, in seconds.
+
+    Attributes:
+        answer: For all addresses together to begin to answer.
+        stall: For more bytes, once a download runs.
+        total: For the whole download, as its speed so far foretells it; None for any length.
+    """
+
+    answer: float = 60
+    stall: float = 30
+    total: float | None = None
+
+
+PATIENT = Patience()
+QUICK = Patience(answer=10, stall=10, total=180)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, as lower-case hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fetch(urls: Sequence[str], destination: Path, *, sha256: str, size: int | None = None,
+          patience: Patience = PATIENT, progress: Progress | None = None) -> Path:
+    """Download `destination` from the first of `urls` that delivers the file with this checksum.
+
+    What has arrived is kept in `<destination>.part`; a later call, from any of the addresses, goes on
+    from there.
+
+    Args:
+        urls: Addresses of the same file, tried in this order.
+        destination: The file to write. It appears under this name only when complete and verified.
+        sha256: Checksum of the file, in hex.
+        size: Its length in bytes, where known: a server that offers another length is left at once.
+        patience: Time limits.
+        progress: Where to show size, speed and time left.
+
+    Returns:
+        `destination`.
+
+    Raises:
+        DownloadError: No address gave the file within the time limits.
+        OSError: The file cannot be written.
+    """
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    part = destination.with_name(destination.name + ".part")
+    waited, reasons = 0.0, []
+    for index, url in enumerate(urls):
+        transfer = _Transfer(url, part, size, patience, progress or Progress(enabled=False))
+        try:
+            if not (part.exists() and file_sha256(part) == sha256):
+                transfer.run(answer_within=max(1.0, (patience.answer - waited) / (len(urls) - index)))
+                if (received := file_sha256(part)) != sha256:
+                    part.unlink()
+                    raise DownloadError(f"sent another file (SHA-256 {received[:12]}..., expected {sha256[:12]}...)")
+            os.replace(part, destination)
+            return destination
+        except DownloadError as error:
+            reasons.append(f"{urlsplit(url).netloc} {error}")
+            waited += transfer.waited
+    raise DownloadError("; ".join(reasons))
+
+
+class _Transfer:
+    """The download of one file from one address, continued where it breaks off."""
+
+    def __init__(self, url: str, part: Path, size: int | None, patience: Patience, progress: Progress):
+        self.url, self.part, self.size, self.patience, self.progress = url, part, size, patience, progress
+        self.waited = 0.0  # seconds spent waiting for an answer
+        self.began = time.monotonic()
+
+    def run(self, answer_within: float) -> None:
+        """Fill `part` to its full length, as far as the server tells it; raise `DownloadError` otherwise."""
+        import requests
+        import urllib3
+
+        broken = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
+        for attempt in range(1, _ATTEMPTS + 1):
+            before = self._have()
+            try:
+                self._stream(answer_within)
+                return
+            except broken as error:
+                # An error while writing is not the network's: a full disk must be said as such.
+                if isinstance(error, OSError) and not isinstance(error, (requests.RequestException, TimeoutError, ConnectionError)):
+                    raise
+                problem = _in_words(error)
+            if self._have() <= before or attempt == _ATTEMPTS:
+                raise DownloadError(problem)
+
+    def _have(self) -> int:
+        return self.part.stat().st_size if self.part.exists() else 0
+
+    def _stream(self, answer_within: float) -> None:
+        have = self._have()
+        with self._open(have, answer_within) as response:
+            skip = self._check(response, have)
+            length = response.headers.get("Content-Length", "")
+            total = int(length) + have - skip if length.isdigit() else self.size
+            started = window_start = time.monotonic()
+            arrived = window_bytes = 0
+            with self.part.open("ab") as file:
+                while chunk := response.raw.read1(1 << 18):
+                    arrived += len(chunk)
+                    fresh = chunk[skip:] if skip else chunk
+                    skip -= len(chunk) - len(fresh)
+                    file.write(fresh)
+                    have += len(fresh)
+                    now = time.monotonic()
+                    self._report(have, total, arrived, now - started, skip)
+                    window_bytes += len(chunk)
+                    if now - window_start > self.patience.stall:
+                        if window_bytes < _SLOWEST * (now - window_start):
+                            raise DownloadError(f"sent only {window_bytes:,} bytes in {format_seconds(now - window_start)}")
+                        window_start, window_bytes = now, 0
+            if total is not None and have < total:
+                raise ConnectionError(f"broke off after {have:,} of {total:,} bytes")
+
+    def _open(self, have: int, seconds: float):
+        """The server's answer, or `DownloadError` after `seconds`, also where a name look-up hangs."""
+        import requests
+
+        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+        started = time.monotonic()
+        try:
+            return _within(seconds, lambda: requests.get(self.url, headers=headers, stream=True,
+                                                         timeout=(seconds, self.patience.stall)))
+        finally:
+            self.waited += time.monotonic() - started
+
+    def _check(self, response, have: int) -> int:
+        """Whether the answer can be the file. Returns how many of its first bytes are here already."""
+        if response.status_code == 416:  # nothing after what we have, which is not the file
+            self.part.unlink()
+            raise ConnectionError("has nothing to add to what came before")
+        if response.status_code not in (200, 206):
+            raise DownloadError(f"answered {response.status_code} {response.reason}".rstrip())
+        if response.headers.get("Content-Type", "").startswith("text/html"):
+            raise DownloadError("answered with a web page")
+        continued = response.status_code == 206
+        if continued and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+            raise DownloadError("answered with another range than asked for")
+        length = response.headers.get("Content-Length", "")
+        offered = int(length) + (have if continued else 0) if length.isdigit() else None
+        if self.size is not None and offered not in (None, self.size):
+            raise DownloadError(f"offers {offered:,} bytes, expected {self.size:,}")
+        return 0 if continued else have
+
+    def _report(self, have: int, total: int | None, arrived: int, seconds: float, skip: int) -> None:
+        speed = arrived / max(seconds, 1e-3)
+        text = f"{urlsplit(self.url).netloc}: {have / 1e6:.1f} MB"
+        if total:
+            left = (total - have + skip) / max(speed, 1)
+            text += f" of {total / 1e6:.1f} MB ({have / total:.0%}), {speed / 1e6:.2f} MB/s, {format_seconds(left)} left"
+            taken = time.monotonic() - self.began
+            if self.patience.total is not None and seconds > 3 and taken + left > self.patience.total:
+                raise DownloadError(f"is slow: {speed / 1e3:.0f} kB/s, {format_seconds(left)} left")
+        self.progress.update(text)
+
+
+def _within(seconds: float, function: Callable[[], object]):
+    """Result of `function()`, or `DownloadError` after `seconds`: it runs in a thread that is then left behind."""
+    results: queue.Queue = queue.Queue()
+
+    def work() -> None:
+        try:
+            results.put((function(), None))
+        except Exception as error:
+            results.put((None, error))
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        result, error = results.get(timeout=seconds)
+    except queue.Empty:
+        raise DownloadError(f"did not answer within {seconds:.0f} s") from None
+    if error is not None:
+        raise error
+    return result
+
+
+def _in_words(error: Exception) -> str:
+    """What went wrong, without the library's object names and addresses."""
+    text = f"{type(error).__name__} {error}".lower()
+    if "resol" in text:
+        return "cannot be found (no network?)"
+    if "timeout" in text or "timed out" in text:
+        return "stopped sending"
+    if "refused" in text:
+        return "refused the connection"
+    if "certificate" in text or "ssl" in text:
+        return "has no trustworthy certificate"
+    if isinstance(error, ConnectionError) and type(error).__module__ == "builtins" and str(error):
+        return str(error)
+    return f"broke off ({type(error).__name__})"

@@ -1,0 +1,125 @@
+"""Measurements of a model on labelled data."""
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from imgclassify.data import class_numbers
+from imgclassify.prediction import class_names_of, predict_probabilities
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """How a model does on labelled pictures; everything follows from one prediction of each.
+
+    Attributes:
+        probabilities: float32, (N, classes), the model's output.
+        labels: int64, (N,), the true classes.
+        class_names: One name a class.
+        source: What data this is, for titles.
+    """
+
+    probabilities: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    source: str = ""
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """Most probable class of each picture, int64 (N,)."""
+        return self.probabilities.argmax(axis=1)
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """Probability of the most probable class, float32 (N,)."""
+        return self.probabilities.max(axis=1)
+
+    @property
+    def correct(self) -> np.ndarray:
+        """Whether each picture was classified correctly, bool (N,)."""
+        return self.predicted == self.labels
+
+    @property
+    def accuracy(self) -> float:
+        """Share of pictures classified correctly, 0 to 1."""
+        return float(self.correct.mean())
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % confidence interval of the accuracy (Wilson, 1927): chance in the choice of test pictures, not of training."""
+        from scipy.stats import binomtest
+
+        low, high = binomtest(int(self.correct.sum()), len(self.labels)).proportion_ci(method="wilson")
+        return float(low), float(high)
+
+    @property
+    def loss(self) -> float:
+        """Mean categorical cross-entropy in nats, probabilities clipped at 1e-7 as Keras does."""
+        true = self.probabilities[np.arange(len(self.labels)), self.labels]
+        return float(-np.log(np.clip(true, 1e-7, 1)).mean())
+
+    @property
+    def confusion(self) -> np.ndarray:
+        """Counts, int64 (classes, classes): row = true class, column = predicted class."""
+        from sklearn.metrics import confusion_matrix
+
+        return confusion_matrix(self.labels, self.predicted, labels=np.arange(len(self.class_names)))
+
+    @property
+    def per_class(self) -> dict[str, float]:
+        """Share of each class's pictures classified correctly, 0 to 1; NaN for a class without pictures."""
+        counts = self.confusion
+        with np.errstate(invalid="ignore"):
+            return dict(zip(self.class_names, (counts.diagonal() / counts.sum(axis=1)).tolist(), strict=True))
+
+    def most_confused(self, count: int = 5) -> list[tuple[str, str, int]]:
+        """The most frequent mistakes as (true class, predicted class, how often), most frequent first."""
+        counts = self.confusion
+        np.fill_diagonal(counts, 0)
+        order = np.argsort(-counts, axis=None, kind="stable")[:count]
+        pairs = zip(*np.unravel_index(order, counts.shape), strict=True)
+        return [(self.class_names[i], self.class_names[j], int(counts[i, j])) for i, j in pairs if counts[i, j]]
+
+    def _headline(self) -> str:
+        low, high = self.interval
+        data = f" of {self.source}" if self.source else ""
+        return (f"accuracy {self.accuracy:.2%} (95 % interval {low:.2%} to {high:.2%}), loss {self.loss:.3f}, "
+                f"on {len(self.labels):,} pictures{data}")
+
+    def __str__(self) -> str:
+        width = max(map(len, self.class_names))
+        return "\n".join([self._headline(), *(f"  {name:<{width}}  {share:6.1%}" for name, share in self.per_class.items())])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        rows = "".join(f'<tr><td style="text-align:left">{html.escape(name)}</td><td>{share:.1%}</td></tr>'
+                       for name, share in self.per_class.items())
+        return (f"<p>{html.escape(self._headline())}</p><table><tr><th style='text-align:left'>class</th>"
+                f"<th>accuracy</th></tr>{rows}</table>")
+
+
+def evaluate_model(model, x: np.ndarray, y: np.ndarray, *, class_names: Sequence[str] | None = None, source: str = "") -> Evaluation:
+    """Measure a model on labelled pictures, predicting each once.
+
+    Args:
+        model: A Keras model from pictures to probabilities.
+        x: Pictures, uint8 or float in [0, 1], (N, H, W, 3), N at least 1.
+        y: Their labels, class numbers (N,) or (N, 1), or one-hot (N, classes).
+        class_names: As for `predict_image`.
+        source: What data this is, for titles, for instance `Dataset.source`.
+
+    Returns:
+        An `Evaluation`.
+
+    Raises:
+        ValueError: `x` and `y` do not go together or with the model.
+    """
+    labels, names = class_numbers(y), class_names_of(model, class_names)
+    if len(x) != len(labels) or len(labels) == 0:
+        raise ValueError(f"Pictures and labels must be equally many and at least one. Received: {len(x)} and {len(labels)}")
+    if labels.min() < 0 or labels.max() >= len(names):
+        raise ValueError(f"Labels must lie between 0 and {len(names) - 1}. Received: {labels.min()} to {labels.max()}")
+    return Evaluation(predict_probabilities(model, x), labels, names, source)

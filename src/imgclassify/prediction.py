@@ -1,0 +1,165 @@
+"""One picture or many -> class and confidence."""
+
+import base64
+import html
+import io
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from imgclassify import runtime
+from imgclassify.data import CIFAR10_CLASSES, scale_pixels
+from imgclassify.images import ImageError, Picture, decode_image, prepare_image
+
+_tracing = threading.Lock()
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a model says of one picture. Unpacks as `label, confidence`.
+
+    A network always answers with one of its classes, also when shown something else: a high confidence
+    says that the picture looks more like this class than like the others, not that it is one.
+
+    Attributes:
+        label: Name of the most probable class.
+        confidence: Its probability, 0 to 1.
+        probabilities: All class names with their probabilities, most probable first; they sum to 1.
+        image: What the model was given, uint8 (H, W, 3).
+    """
+
+    label: str
+    confidence: float
+    probabilities: dict[str, float]
+    image: np.ndarray
+
+    def __iter__(self) -> Iterator:
+        return iter((self.label, self.confidence))
+
+    def top(self, k: int = 3) -> list[tuple[str, float]]:
+        """The `k` most probable classes with their probabilities, best first."""
+        return list(self.probabilities.items())[:k]
+
+    def __str__(self) -> str:
+        return ", ".join(f"{label} {probability:.1%}" for label, probability in self.top())
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f'<tr><td style="text-align:right">{html.escape(label)}</td><td style="text-align:left;width:210px">'
+            f'<div style="background:{"#2a6f97" if rank == 0 else "#9db4c0"};width:{max(1, round(200 * probability))}px;'
+            f'height:12px"></div></td><td style="text-align:right">{probability:.1%}</td></tr>'
+            for rank, (label, probability) in enumerate(self.top(5)))
+        return ('<div style="display:flex;gap:16px;align-items:center">'
+                f'<img src="{image_data_uri(self.image)}" width="128" height="128" alt="what the model sees" '
+                f'style="image-rendering:pixelated"><table>{rows}</table></div>')
+
+
+def image_data_uri(image: np.ndarray) -> str:
+    """A uint8 picture (H, W, 3) as a `data:` address of a PNG, for HTML."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def predict_image(model, image: np.ndarray, *, class_names: Sequence[str] | None = None) -> Prediction:
+    """Classify one exact model input.
+
+    Args:
+        model: From `load_model` or `train_model`, or any Keras model from pictures to probabilities.
+        image: uint8, or float in [0, 1], of the model's input shape, for instance (32, 32, 3); RGB.
+            For pictures of other sizes there is `classify_custom_image`.
+        class_names: Needed only where the model has no manifest and not CIFAR-10's ten outputs.
+
+    Returns:
+        A `Prediction`.
+
+    Raises:
+        ImageError: `image` has another shape, type or range.
+        ValueError: The class names are not known, or do not match the model's outputs.
+    """
+    image = np.asarray(image)
+    shape = _input_shape(model)
+    if image.shape != shape:
+        raise ImageError(f"One picture of shape {shape} is expected; other sizes go through classify_custom_image(). "
+                         f"Received: shape {image.shape}")
+    if image.dtype != np.uint8 and not (image.dtype.kind == "f" and image.min() >= 0 and image.max() <= 1):
+        raise ImageError("A picture must be uint8 or float in [0, 1]. "
+                         f"Received: {image.dtype} from {image.min()} to {image.max()}")
+    names = class_names_of(model, class_names)
+    values = predict_probabilities(model, image[np.newaxis])[0]
+    order = np.argsort(-values, kind="stable")
+    probabilities = {names[i]: float(values[i]) for i in order}
+    seen = image if image.dtype == np.uint8 else np.round(image * 255).astype(np.uint8)
+    return Prediction(names[order[0]], float(values[order[0]]), probabilities, seen)
+
+
+def classify_custom_image(model, picture: Picture, *, class_names: Sequence[str] | None = None,
+                          name: str | None = None) -> Prediction:
+    """Classify a picture of any size and kind, prepared exactly as the training data was.
+
+    Args:
+        model: As for `predict_image`; its input must be square and RGB.
+        picture: Path, bytes, binary file, Pillow image or array; see `decode_image`.
+        class_names: As for `predict_image`.
+        name: What to call the picture in messages, where it is no path.
+
+    Returns:
+        A `Prediction`; its `image` shows what the model saw.
+
+    Raises:
+        ImageError: The picture cannot be used.
+        ValueError: The class names are not known, or the model takes no square RGB pictures.
+    """
+    height, width, channels = _input_shape(model)
+    if height != width or channels != 3:
+        raise ValueError(f"The model must take square RGB pictures. It takes {(height, width, channels)}")
+    return predict_image(model, prepare_image(decode_image(picture, name=name), size=height)[0], class_names=class_names)
+
+
+def predict_probabilities(model, x: np.ndarray, *, batch_size: int = 500) -> np.ndarray:
+    """Class probabilities of many pictures, by one function compiled once a model, whatever their number.
+
+    Args:
+        model: A Keras model from pictures to probabilities.
+        x: uint8, or float in [0, 1], (N, H, W, C).
+        batch_size: Pictures computed at a time; bounds the memory used.
+
+    Returns:
+        float32, (N, number of classes).
+    """
+    compiled = _compiled(model)
+    batches = [np.asarray(compiled(scale_pixels(x[i:i + batch_size]))) for i in range(0, len(x), batch_size)]
+    return np.concatenate(batches) if batches else np.empty((0, model.output_shape[-1]), np.float32)
+
+
+def class_names_of(model, class_names: Sequence[str] | None = None) -> tuple[str, ...]:
+    """Names of the model's outputs: those given, else its manifest's, else CIFAR-10's for ten outputs.
+
+    Raises:
+        ValueError: None of these, or their number is not that of the outputs.
+    """
+    outputs = model.output_shape[-1]
+    names = class_names or (getattr(model, "manifest", None) or {}).get("class_names") or CIFAR10_CLASSES
+    if len(names) != outputs:
+        known = "given" if class_names else "known"
+        raise ValueError(f"The model has {outputs} outputs, but {len(names)} class names are {known}: pass class_names=[...].")
+    return tuple(names)
+
+
+def _input_shape(model) -> tuple[int, int, int]:
+    return tuple(model.input_shape[1:])
+
+
+def _compiled(model):
+    """The model as one TensorFlow function for any number of pictures; kept with the model."""
+    with _tracing:
+        if getattr(model, "_compiled_prediction", None) is None:
+            tf = runtime.tensorflow()
+            signature = [tf.TensorSpec((None, *_input_shape(model)), tf.float32)]
+            model._compiled_prediction = tf.function(lambda x: tf.cast(model(x, training=False), tf.float32), input_signature=signature)
+        return model._compiled_prediction

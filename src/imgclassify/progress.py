@@ -1,0 +1,103 @@
+"""The one place that shows progress: lines in a terminal, one display in a notebook that leaves nothing behind."""
+
+import sys
+import time
+
+
+def _in_notebook() -> bool:
+    """Whether this code runs in a Jupyter kernel, whose front end can update a display in place."""
+    if "IPython" not in sys.modules:
+        return False
+    from IPython import get_ipython
+
+    return getattr(get_ipython(), "kernel", None) is not None
+
+
+def format_seconds(seconds: float) -> str:
+    """A duration for people: "8 s", "2 min 05 s", "1 h 20 min"."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes == 0:
+        return f"{rest} s"
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+class Progress:
+    """Shows how far a long task is; use it in a `with` block.
+
+    In a terminal, lines go to standard error: `log` adds one, `update` overwrites the last (a pipe or a
+    file gets such a passing line every 15 seconds only). In a notebook all lines stand in one display,
+    which is emptied at the end, so that nothing of it is saved in the file. `say` is for the sentence
+    that must remain.
+
+    Args:
+        enabled: False shows nothing but what is said with `say`.
+    """
+
+    def __init__(self, enabled: bool = True):
+        self._enabled = enabled
+        self._notebook = _in_notebook()
+        self._handle = None
+        self._lines: list[str] = []
+        self._passing = False  # the terminal's last line is one to overwrite
+        self._last_update = float("-inf")
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        if self._handle is not None:
+            self._handle.update({}, raw=True)
+        elif self._passing:
+            self._write("\r\x1b[K")
+
+    def log(self, line: str) -> None:
+        """Add a line that stays until the task is done."""
+        if not self._enabled:
+            return
+        self._lines.append(line)
+        if self._notebook:
+            self._show(self._lines)
+        else:
+            self._write(("\r\x1b[K" if self._passing else "") + line + "\n")
+            self._passing = False
+
+    def update(self, line: str) -> None:
+        """Show a line that the next one replaces; cheap enough to call for every batch."""
+        now = time.monotonic()
+        terminal = self._notebook or sys.stderr.isatty()
+        if not self._enabled or now - self._last_update < (0.25 if terminal else 15):
+            return
+        self._last_update = now
+        if self._notebook:
+            self._show([*self._lines, line])
+        elif terminal:
+            self._write(f"\r{line}\x1b[K")
+            self._passing = True
+        else:
+            self._write(line + "\n")
+
+    def say(self, sentence: str) -> None:
+        """Show a sentence that stays, also in a notebook and where progress is not shown."""
+        if self._notebook:
+            from IPython.display import display
+
+            display({"text/plain": sentence}, raw=True)
+        else:
+            self._write(("\r\x1b[K" if self._passing else "") + sentence + "\n")
+            self._passing = False
+
+    def _show(self, lines: list[str]) -> None:
+        from IPython.display import display
+
+        bundle = {"text/plain": "\n".join(lines)}
+        if self._handle is None:
+            self._handle = display(bundle, raw=True, display_id=True)
+        else:
+            self._handle.update(bundle, raw=True)
+
+    @staticmethod
+    def _write(text: str) -> None:
+        sys.stderr.write(text)
+        sys.stderr.flush()
