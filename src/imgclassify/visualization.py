@@ -1,0 +1,274 @@
+"""Figures. Every function returns a Matplotlib figure and neither shows nor saves it."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from imgclassify.data import Dataset
+from imgclassify.evaluation import Evaluation
+from imgclassify.images import Picture, decode_image, fit_square
+from imgclassify.prediction import Prediction
+
+_BLUE, _ORANGE, _GREY = "#2a6f97", "#e07a1f", "#9db4c0"
+_STYLE = {
+    "figure.dpi": 100, "savefig.dpi": 130, "figure.constrained_layout.use": True, "font.size": 10,
+    "axes.titlesize": 11, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": False,
+}
+
+
+def _new_figure(rows: int = 1, columns: int = 1, **options) -> tuple[Figure, np.ndarray]:
+    """A figure in our style with its axes as an array (rows, columns)."""
+    with plt.rc_context(_STYLE):
+        return plt.subplots(rows, columns, squeeze=False, **options)
+
+
+def _show_picture(axes, image: np.ndarray, title: str = "", color: str = "black") -> None:
+    axes.imshow(image, interpolation="nearest")
+    axes.set_title(title, fontsize=9, color=color)
+    axes.axis("off")
+
+
+def plot_history(history, *, title: str = "") -> Figure:
+    """Accuracy and loss over the epochs, for training and validation data; the best epoch is marked.
+
+    Args:
+        history: A dict of lists with "loss", "accuracy", "val_loss", "val_accuracy", or a Keras `History`.
+        title: Above both panels, for instance the data's source.
+
+    Returns:
+        A figure with two panels.
+
+    Raises:
+        ValueError: `history` holds no epoch, or not these lists.
+    """
+    values: Mapping[str, Sequence[float]] = getattr(history, "history", history)
+    if not values.get("loss") or not values.get("accuracy"):
+        raise ValueError(f'A history has at least one epoch of "loss" and "accuracy". Received: {sorted(values)}')
+    figure, ((left, right),) = _new_figure(1, 2, figsize=(10, 3.8))
+    for axes, key, label in ((left, "accuracy", "accuracy"), (right, "loss", "loss (cross-entropy, nats)")):
+        epochs = np.arange(1, len(values[key]) + 1)
+        markers = "o" if len(epochs) < 3 else None
+        axes.plot(epochs, values[key], color=_GREY, marker=markers, label="training (with dropout)")
+        if values.get(f"val_{key}"):
+            axes.plot(epochs, values[f"val_{key}"], color=_BLUE, marker=markers, label="validation")
+        axes.set(xlabel="epoch", ylabel=label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.grid(axis="y", alpha=0.3)
+    if values.get("val_accuracy"):
+        best = int(np.argmax(values["val_accuracy"]))
+        for axes, key in ((left, "val_accuracy"), (right, "val_loss")):
+            axes.plot(best + 1, values[key][best], "o", color=_ORANGE, zorder=3,
+                      label=f"best validation accuracy: {values['val_accuracy'][best]:.1%}, epoch {best + 1}")
+    left.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    left.legend(frameon=False, loc="lower right", fontsize=9)
+    figure.suptitle(title)
+    return figure
+
+
+def plot_samples(images: np.ndarray, titles: Sequence[str] | None = None, *, columns: int = 10, title: str = "") -> Figure:
+    """A grid of pictures.
+
+    Args:
+        images: uint8, or float in [0, 1], (N, H, W, 3), N at least 1.
+        titles: One a picture.
+        columns: Pictures a row.
+        title: Above the grid.
+    """
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    figure, grid = _new_figure(rows, columns, figsize=(1.05 * columns, (1.3 if titles is not None else 1.05) * rows + 0.3))
+    for axes in grid.flat:
+        axes.axis("off")
+    for i, (axes, image) in enumerate(zip(grid.flat, images, strict=False)):
+        _show_picture(axes, image, "" if titles is None else titles[i])
+    figure.suptitle(title)
+    return figure
+
+
+def plot_class_samples(data: Dataset, *, count: int = 8, seed: int = 0) -> Figure:
+    """`count` random training pictures of each class, one row a class."""
+    random = np.random.default_rng(seed)
+    classes = len(data.class_names)
+    figure, grid = _new_figure(classes, count, figsize=(0.85 * count + 1.2, 0.82 * classes + 0.4))
+    for number, (name, row) in enumerate(zip(data.class_names, grid, strict=True)):
+        members = np.flatnonzero(data.y_train == number)
+        chosen = random.choice(members, min(count, len(members)), replace=False)
+        for axes in row:
+            axes.axis("off")
+        for axes, i in zip(row, chosen, strict=False):
+            _show_picture(axes, data.x_train[i])
+        row[0].text(-0.15, 0.5, name, transform=row[0].transAxes, ha="right", va="center")
+    figure.suptitle(f"Training pictures, {data.source}")
+    return figure
+
+
+def plot_class_counts(data: Dataset) -> Figure:
+    """How many training and test pictures each class has."""
+    figure, ((axes,),) = _new_figure(figsize=(7.5, 0.32 * len(data.class_names) + 1))
+    places = np.arange(len(data.class_names))
+    for offset, labels, color, label in ((-0.2, data.y_train, _BLUE, "training"), (0.2, data.y_test, _ORANGE, "test")):
+        counts = np.bincount(labels, minlength=len(places))
+        bars = axes.barh(places + offset, counts, 0.38, color=color, label=label)
+        axes.bar_label(bars, labels=[f"{count:,}" for count in counts], padding=3, fontsize=8)
+    axes.set_yticks(places, data.class_names)
+    axes.invert_yaxis()
+    axes.set(xlabel="pictures", title=f"Pictures a class, {data.source}")
+    axes.margins(x=0.1)
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def plot_channels(data: Dataset, *, sample: int = 5000) -> Figure:
+    """Distribution of the red, green and blue values in the training pictures.
+
+    Args:
+        data: The data set.
+        sample: How many pictures to count, evenly spread over the training data.
+    """
+    figure, ((axes,),) = _new_figure(figsize=(7.5, 3.2))
+    pictures = data.x_train[:: max(1, len(data.x_train) // sample)]
+    for channel, (name, color) in enumerate((("red", "#c0392b"), ("green", "#27874e"), ("blue", "#2a5db0"))):
+        shares = np.bincount(pictures[..., channel].ravel(), minlength=256) / pictures[..., channel].size
+        mean, spread = pictures[..., channel].mean() / 255, pictures[..., channel].std() / 255
+        axes.plot(np.arange(256) / 255, shares, color=color, label=f"{name}: mean {mean:.3f}, standard deviation {spread:.3f}")
+    axes.set(xlabel="pixel value", ylabel="share of pixels", title=f"Pixel values by channel, {data.source}")
+    axes.set_ylim(0, np.quantile([line.get_ydata().max() for line in axes.lines], 0.5) * 1.1)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
+    axes.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def plot_mean_images(data: Dataset) -> Figure:
+    """The mean training picture of each class."""
+    means = np.stack([data.x_train[data.y_train == number].mean(axis=0) / 255 for number in range(len(data.class_names))])
+    return plot_samples(means, data.class_names, columns=min(10, len(means)), title=f"Mean picture of each class, {data.source}")
+
+
+def plot_pairs(pairs: Sequence[tuple[np.ndarray, np.ndarray, str]], *, title: str = "") -> Figure:
+    """Pictures above one another in pairs: (upper picture, lower picture, title)."""
+    figure, grid = _new_figure(2, len(pairs), figsize=(1.35 * len(pairs), 3.2))
+    for column, (upper, lower, text) in enumerate(pairs):
+        _show_picture(grid[0, column], upper, text)
+        _show_picture(grid[1, column], lower)
+    figure.suptitle(title)
+    return figure
+
+
+def plot_confusion_matrix(evaluation: Evaluation) -> Figure:
+    """Counts of true against predicted classes; the colour shows the share of the true class."""
+    counts = evaluation.confusion
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    size = 0.55 * len(counts) + 2
+    figure, ((axes,),) = _new_figure(figsize=(size + 0.6, size - 0.3))
+    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(counts):
+        axes.text(column, row, f"{count}", ha="center", va="center", fontsize=8,
+                  color="white" if shares[row, column] > 0.5 else "#999999" if count == 0 else "black")
+    places = np.arange(len(counts))
+    axes.set_xticks(places, evaluation.class_names, rotation=45, ha="right")
+    axes.set_yticks(places, evaluation.class_names)
+    axes.set(xlabel="predicted class", ylabel="true class",
+             title=f"{evaluation.accuracy:.1%} of {len(evaluation.labels):,} right" + (f", {evaluation.source}" if evaluation.source else ""))
+    axes.spines[:].set_visible(False)
+    figure.colorbar(picture, ax=axes, shrink=0.8, format=PercentFormatter(1, decimals=0), label="share of the true class")
+    return figure
+
+
+def plot_class_accuracy(evaluation: Evaluation) -> Figure:
+    """Accuracy of each class, lowest last, with the overall accuracy as a line."""
+    shares = {name: share for name, share in evaluation.per_class.items() if share == share}  # noqa: PLR0124 - leaves out NaN
+    names = sorted(shares, key=shares.get, reverse=True)
+    figure, ((axes,),) = _new_figure(figsize=(7.5, 0.28 * len(names) + 1.1))
+    bars = axes.barh(names, [shares[name] for name in names], color=_BLUE)
+    axes.bar_label(bars, fmt="{:.0%}", padding=3, fontsize=9)
+    axes.axvline(evaluation.accuracy, color=_ORANGE, label=f"all classes: {evaluation.accuracy:.1%}")
+    axes.invert_yaxis()
+    axes.set(xlim=(0, 1.05), xlabel="share classified correctly", title=f"Accuracy by class, {evaluation.source}")
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def plot_confidence(evaluation: Evaluation) -> Figure:
+    """How confident the model was where it was right and where it was wrong."""
+    figure, ((axes,),) = _new_figure(figsize=(7.5, 3.2))
+    bins = np.linspace(0, 1, 21)
+    right, wrong = evaluation.confidence[evaluation.correct], evaluation.confidence[~evaluation.correct]
+    axes.hist([right, wrong], bins, stacked=True, color=[_BLUE, _ORANGE], label=[f"right ({len(right):,})", f"wrong ({len(wrong):,})"])
+    axes.set(xlabel="confidence of the prediction", ylabel="pictures", title=f"Confidence of right and wrong predictions, {evaluation.source}")
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.legend(frameon=False, loc="upper left")
+    return figure
+
+
+def plot_mistakes(images: np.ndarray, evaluation: Evaluation, *, count: int = 12) -> Figure | None:
+    """The mistakes made with the highest confidence, with predicted and true class; None where there are none.
+
+    Args:
+        images: The evaluated pictures, uint8 or float in [0, 1], (N, H, W, 3).
+        evaluation: Their evaluation.
+        count: How many to show.
+    """
+    wrong = np.flatnonzero(~evaluation.correct)
+    if len(wrong) == 0:
+        return None
+    worst = wrong[np.argsort(-evaluation.confidence[wrong], kind="stable")][:count]
+    names = evaluation.class_names
+    titles = [f"{names[evaluation.predicted[i]]} {evaluation.confidence[i]:.0%}\ntrue: {names[evaluation.labels[i]]}" for i in worst]
+    columns = min(6, len(worst))
+    rows = -(-len(worst) // columns)
+    figure, grid = _new_figure(rows, columns, figsize=(1.55 * columns, 1.9 * rows + 0.3))
+    for axes in grid.flat:
+        axes.axis("off")
+    for axes, i, title in zip(grid.flat, worst, titles, strict=False):
+        _show_picture(axes, images[i], title)
+    figure.suptitle(f"Most confident mistakes, {evaluation.source}")
+    return figure
+
+
+def plot_model_view(picture: Picture, *, size: int = 32) -> Figure:
+    """A picture beside what the model sees of it.
+
+    Args:
+        picture: See `decode_image`.
+        size: Side of the model's input in pixels.
+
+    Raises:
+        ImageError: The picture cannot be used.
+    """
+    image = decode_image(picture)
+    figure, ((left, right),) = _new_figure(1, 2, figsize=(6.4, 3.3))
+    _show_picture(left, np.asarray(image), "the picture")
+    _show_picture(right, fit_square(image, size), f"what the model sees: {size} x {size} pixels")
+    return figure
+
+
+def plot_prediction(prediction: Prediction, picture: Picture | None = None, *, true_label: str | None = None, top: int = 5) -> Figure:
+    """The picture, what the model sees of it, and its most probable classes as bars.
+
+    Args:
+        prediction: From `predict_image` or `classify_custom_image`.
+        picture: The picture as it was before; without it only the model's view is shown.
+        true_label: Where it is known.
+        top: How many classes to show.
+
+    Raises:
+        ImageError: `picture` cannot be used.
+    """
+    panels = 2 if picture is None else 3
+    figure, (row,) = _new_figure(1, panels, figsize=(3 * panels + 0.8, 3), width_ratios=[1] * (panels - 1) + [1.2])
+    if picture is not None:
+        _show_picture(row[0], np.asarray(decode_image(picture)), "the picture")
+    height, width = prediction.image.shape[:2]
+    _show_picture(row[-2], prediction.image, f"what the model sees: {width} x {height} pixels")
+    labels, values = zip(*prediction.top(top), strict=True)
+    bars = row[-1].barh(labels, values, color=[_BLUE, *[_GREY] * (len(labels) - 1)])
+    row[-1].bar_label(bars, fmt="{:.1%}", padding=3, fontsize=9)
+    row[-1].invert_yaxis()
+    row[-1].set(xlim=(0, 1.25), xticks=[0, 0.5, 1], xlabel="probability",
+                title=f"{prediction.label}" + (f" (true class: {true_label})" if true_label else ""))
+    row[-1].xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    return figure
