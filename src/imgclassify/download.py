@@ -77,15 +77,18 @@ def fetch(urls: Sequence[str], destination: Path, *, sha256: str, size: int | No
     for index, url in enumerate(urls):
         transfer = _Transfer(url, part, size, patience, progress or Progress(enabled=False))
         try:
-            if not (part.exists() and file_sha256(part) == sha256):
-                transfer.run(answer_within=max(1.0, (patience.answer - waited) / (len(urls) - index)))
+            answer_within = max(1.0, (patience.answer - waited) / (len(urls) - index))
+            while not (part.exists() and file_sha256(part) == sha256):
+                continued = part.exists() and part.stat().st_size > 0
+                transfer.run(answer_within)
                 if (received := file_sha256(part)) != sha256:
                     part.unlink()
-                    raise DownloadError(f"sent another file (SHA-256 {received[:12]}..., expected {sha256[:12]}...)")
+                    if not continued:  # else what was here before may be at fault: once more, from the start
+                        raise DownloadError(f"sent another file (SHA-256 {received[:12]}..., expected {sha256[:12]}...)")
             os.replace(part, destination)
             return destination
         except DownloadError as error:
-            reasons.append(f"{urlsplit(url).netloc} {error}")
+            reasons.append(f"{urlsplit(url).netloc or url} {error}")
             waited += transfer.waited
     raise DownloadError("; ".join(reasons))
 
@@ -121,8 +124,10 @@ class _Transfer:
         return self.part.stat().st_size if self.part.exists() else 0
 
     def _stream(self, answer_within: float) -> None:
-        have = self._have()
+        begun = have = self._have()
         with self._open(have, answer_within) as response:
+            if response.status_code == 416 and have >= (self.size or 1):
+                return  # nothing comes after what is here: complete, or not of this file
             skip = self._check(response, have)
             length = response.headers.get("Content-Length", "")
             total = int(length) + have - skip if length.isdigit() else self.size
@@ -135,6 +140,9 @@ class _Transfer:
                     skip -= len(chunk) - len(fresh)
                     file.write(fresh)
                     have += len(fresh)
+                    if self.size is not None and have > self.size:
+                        file.truncate(begun)
+                        raise DownloadError(f"sends more than the expected {self.size:,} bytes")
                     now = time.monotonic()
                     self._report(have, total, arrived, now - started, skip)
                     window_bytes += len(chunk)
@@ -159,9 +167,6 @@ class _Transfer:
 
     def _check(self, response, have: int) -> int:
         """Whether the answer can be the file. Returns how many of its first bytes are here already."""
-        if response.status_code == 416:  # nothing after what we have, which is not the file
-            self.part.unlink()
-            raise ConnectionError("has nothing to add to what came before")
         if response.status_code not in (200, 206):
             raise DownloadError(f"answered {response.status_code} {response.reason}".rstrip())
         if response.headers.get("Content-Type", "").startswith("text/html"):
@@ -210,6 +215,8 @@ def _within(seconds: float, function: Callable[[], object]):
 def _in_words(error: Exception) -> str:
     """What went wrong, without the library's object names and addresses."""
     text = f"{type(error).__name__} {error}".lower()
+    if text.startswith(("missingschema", "invalidschema", "invalidurl")):
+        return "is not a web address"
     if "resol" in text:
         return "cannot be found (no network?)"
     if "timeout" in text or "timed out" in text:

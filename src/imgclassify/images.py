@@ -45,7 +45,7 @@ def decode_image(picture: Picture, *, name: str | None = None) -> Image.Image:
     if isinstance(picture, np.ndarray):
         return _to_rgb(_image_from_array(picture, name or "The array"))
     if isinstance(picture, Image.Image):
-        return _finish(picture.copy(), name or "The image")
+        return _finish(picture, name or "The image")
     if isinstance(picture, (str, os.PathLike)):
         name = name or os.fspath(picture)
         content = _read_file(Path(picture).expanduser(), name)
@@ -124,10 +124,18 @@ def _decode(content: bytes, name: str) -> Image.Image:
             _check_size(image, name)
             image.draft("RGB", (_DRAFT_SIDE, _DRAFT_SIDE))
             return _finish(image, name)
+    except ImageError:
+        raise
     except UnidentifiedImageError:
         raise ImageError(f"{name} is not a picture of a known format: {_ACCEPTED}.") from None
     except Image.DecompressionBombError:
         raise ImageError(_too_many_pixels(name)) from None
+    except Exception as error:  # a damaged head makes some formats raise other errors on opening
+        raise ImageError(_damaged(name, error)) from error
+
+
+def _damaged(name: str, error: Exception) -> str:
+    return f"{name} is damaged or cut off ({error}): {_ACCEPTED}."
 
 
 def _too_many_pixels(name: str) -> str:
@@ -142,14 +150,14 @@ def _check_size(image: Image.Image, name: str) -> None:
 
 
 def _finish(image: Image.Image, name: str) -> Image.Image:
-    """Load the pixels, turn them upright and into RGB."""
+    """The pixels of an opened picture, upright and in RGB, as a copy."""
     _check_size(image, name)
     try:
         return _to_rgb(ImageOps.exif_transpose(image))
     except ImageError:
         raise
     except Exception as error:  # decoders raise whatever a damaged file makes them raise
-        raise ImageError(f"{name} is damaged or cut off ({error}): {_ACCEPTED}.") from error
+        raise ImageError(_damaged(name, error)) from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -171,7 +179,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
             else (values.min(), values.max())
     else:
         low, high = 0, 65535 if image.mode.startswith("I;16") or values.max() > 255 else 255
-    return Image.fromarray(np.clip(np.round((values - low) * (255 / (high - low))), 0, 255).astype(np.uint8))
+    return Image.fromarray(np.clip(np.round((values - low) * (255 / ((high - low) or 1))), 0, 255).astype(np.uint8))
 
 
 def _image_from_array(array: np.ndarray, name: str) -> Image.Image:

@@ -35,23 +35,27 @@ def list_models() -> list[Path]:
 
 
 def find_model(path_or_recipe: str | os.PathLike = "best") -> Path:
-    """Path of a model: of the best published one, of a recipe's or data set's, or of a file or run folder.
+    """Path of a model: of the best published one, of a recipe's or data set's, or of a file or run.
 
     Args:
         path_or_recipe: "best" for the shipped CIFAR-10 model with the highest recorded validation accuracy;
-            a recipe ("baseline"), or a data set ("digits") for its baseline; a `.keras` or `.h5` file; a run folder.
+            a recipe ("baseline"), or a data set ("digits") for its baseline; a `.keras` or `.h5` file; a run, by
+            its name or folder.
 
     Raises:
         ModelFileError: There is none.
     """
     text = os.fspath(path_or_recipe)
     path = Path(text).expanduser()
-    if path.is_dir() and (path / "model.keras").exists():
+    if (path / "model.keras").exists():
         return path / "model.keras"
     if path.suffix in MODEL_SUFFIXES:
         if path.is_file():
             return path
         raise ModelFileError(f"There is no model file {text}.")
+    run = runtime.artifacts_dir() / "runs" / text / "model.keras"
+    if run.exists():
+        return run
     models = {model.name: model for model in list_models()}
     if text == "best":
         ranked = {model: _recorded_accuracy(model) for name, model in models.items() if name.startswith("cifar10_")}
@@ -60,7 +64,7 @@ def find_model(path_or_recipe: str | os.PathLike = "best") -> Path:
     for name in (published_name(text), published_name(dataset=text)):
         if name in models:
             return models[name]
-    raise ModelFileError(f'No model for "{text}": give "best", a recipe, a .keras or .h5 file or a run folder. '
+    raise ModelFileError(f'No model for "{text}": give "best", a recipe, a .keras or .h5 file or a run. '
                          f"Published here: {', '.join(models) or 'none'}.")
 
 

@@ -160,6 +160,9 @@ def _compiled(model):
     with _tracing:
         if getattr(model, "_compiled_prediction", None) is None:
             tf = runtime.tensorflow()
-            signature = [tf.TensorSpec((None, *_input_shape(model)), tf.float32)]
-            model._compiled_prediction = tf.function(lambda x: tf.cast(model(x, training=False), tf.float32), input_signature=signature)
+            model._compiled_prediction = tf.function(
+                lambda x: tf.cast(model(x, training=False), tf.float32),
+                input_signature=[tf.TensorSpec((None, *_input_shape(model)), tf.float32)],
+                autograph=False,  # nothing to rewrite, and it would write temporary files
+            )
         return model._compiled_prediction

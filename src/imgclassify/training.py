@@ -20,6 +20,7 @@ from imgclassify.progress import Progress, format_seconds
 
 HISTORY_KEYS = ("loss", "accuracy", "val_loss", "val_accuracy")
 _SHORT_EPOCHS = 3  # in short mode
+_RUN_OPTIONS = ("seed", "precision", "name", "stop", "on_epoch", "show_progress")  # of train_model, not of a recipe
 
 
 @dataclass(frozen=True)
@@ -113,8 +114,8 @@ def train_model(recipe: str | Recipe = "baseline", data=None, *, seed: int = 0, 
     with _dtype_policy(precision):
         model = build_model(recipe.architecture, input_shape=data.x_train.shape[1:], num_classes=len(data.class_names))
         model.compile(keras.optimizers.Adam(recipe.learning_rate), "categorical_crossentropy", metrics=["accuracy"])
-    manifest = _new_manifest(recipe, seed, precision, data, len(train_rows), len(val_rows))
     run = _new_run(name or recipe.name)
+    manifest = {"run": run.parent.name} | _new_manifest(recipe, seed, precision, data, len(train_rows), len(val_rows))
     persistence.write_manifest(run, manifest)
 
     started = time.monotonic()
@@ -172,16 +173,14 @@ def train_or_load_model(recipe: str | Recipe = "baseline", data=None, *, path: s
         DatasetError: The data cannot be had.
         ValueError: As for `train_model`.
     """
-    fields = {key: options[key] for key in options if key in Recipe.__dataclass_fields__}
-    wanted = get_recipe(recipe, **fields)
+    settings = {key: value for key, value in options.items() if key not in _RUN_OPTIONS}
+    wanted = get_recipe(recipe, **settings)
     data = data if data is None else _as_dataset(data)
-    file_name = persistence.published_name(wanted.name, data.name if data else "cifar10")
-    target = persistence.check_target(path or runtime.artifacts_dir() / file_name, replace=True)
-    candidates = [target] if path else [folder / file_name for folder in runtime.model_dirs()]
-    existing = next((candidate for candidate in candidates if candidate.exists()), None)
+    target, existing = find_published(wanted.name, data.name if data else "cifar10", path)
     if existing is not None and not replace:
         model = persistence.load_model(existing)
-        asked = asdict(wanted) if isinstance(recipe, Recipe) else fields | {key: options[key] for key in ("seed",) if key in options}
+        asked = asdict(wanted) if isinstance(recipe, Recipe) else settings
+        asked = asked | {key: options[key] for key in ("seed", "precision") if options.get(key, "auto") != "auto"}
         _check_as_asked(existing, model.manifest, asked, data)
         return model, model.manifest.get("history", {key: [] for key in HISTORY_KEYS})
 
@@ -195,6 +194,18 @@ def train_or_load_model(recipe: str | Recipe = "baseline", data=None, *, path: s
     return model, history
 
 
+def find_published(recipe: str, dataset: str, path: str | os.PathLike | None = None) -> tuple[Path, Path | None]:
+    """Where a recipe's model is published, and where one lies already (there, or among the shipped ones), or None.
+
+    Raises:
+        ModelFileError: `path` is no place for a model.
+    """
+    file_name = persistence.published_name(recipe, dataset)
+    target = persistence.check_target(path or runtime.artifacts_dir() / file_name, replace=True)
+    candidates = [target] if path else [folder / file_name for folder in runtime.model_dirs()]
+    return target, next((candidate for candidate in candidates if candidate.exists()), None)
+
+
 def _as_dataset(data) -> Dataset:
     if data is None:
         return load_dataset("cifar10")
@@ -202,7 +213,7 @@ def _as_dataset(data) -> Dataset:
 
 
 def _check_as_asked(path: Path, manifest: dict, asked: dict, data: Dataset | None) -> None:
-    made = manifest.get("recipe", {}) | {"seed": manifest.get("seed")}
+    made = manifest.get("recipe", {}) | {key: manifest.get(key) for key in ("seed", "precision")}
     other = {key: value for key, value in asked.items() if value is not None and made.get(key) != value}
     if other:
         raise ModelFileError(

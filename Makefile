@@ -1,0 +1,56 @@
+# Two commands to know: `make run` (the main job) and `make test`. Both create .venv on their first call.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(shell for python in python3.12 python3.11 python3.13 python3 python; do \
+	"$$python" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null \
+	&& { echo "$$python"; break; }; done)
+IMAGE ?=
+
+.PHONY: help run test lab notebooks lint clean
+
+help:
+	@echo "make run [IMAGE=photo.jpg]  find the data, load or train the baseline, evaluate, plot, classify"
+	@echo "make test                   run the unit tests, and the notebooks under nbval"
+	@echo "make lab                    open JupyterLab in notebooks/"
+	@echo "make notebooks              run all notebooks at full settings and store their outputs"
+	@echo "make lint                   check the style of code and notebooks"
+	@echo "make clean                  remove .venv"
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "make: needs Python 3.11, 3.12 or 3.13 with its venv module (on Debian and Ubuntu: the package python3-venv); make PYTHON=/path/to/python names one." >&2; exit 1; }
+	"$(PYTHON)" -m venv $(VENV)
+
+$(VENV)/.installed: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.installed-notebooks: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[notebooks]"
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-test: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[notebooks,test]"
+	@touch $@ $(VENV)/.installed $(VENV)/.installed-notebooks
+
+run: $(VENV)/.installed
+	$(BIN)/imgclassify run $(if $(IMAGE),--image "$(IMAGE)")
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest
+
+lab: $(VENV)/.installed-notebooks
+	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+# Outputs of cells tagged "live" (progress, widgets) are not stored: they mean nothing without a kernel.
+notebooks: $(VENV)/.installed-test
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --log-level=WARN \
+	  --ExecutePreprocessor.store_widget_state=False --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
+	$(BIN)/jupyter nbconvert --to notebook --inplace --log-level=WARN \
+	  --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_all_outputs_tags='["live"]' notebooks/*.ipynb
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,399 @@
+"""Downloads against a server on this machine that fails in every way that servers fail."""
+
+import hashlib
+import http.server
+import socket
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from imgclassify import download
+from imgclassify.download import DownloadError, Patience, fetch
+
+CONTENT = np.random.default_rng(0).bytes(300_000)
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+OTHER = CONTENT[::-1]  # of the right length
+FAST = Patience(answer=1, stall=0.4)
+
+
+class Server:
+    """An HTTP server on 127.0.0.1 that answers every request by `behaviour(server, request, first_byte_asked_for)`."""
+
+    def __init__(self, behaviour):
+        self.ranges: list[str | None] = []  # one for each request
+        self.sent = 0  # bytes of content
+        self.closing = threading.Event()
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                asked = self.headers.get("Range")
+                outer.ranges.append(asked)
+                try:
+                    behaviour(outer, self, int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0)
+                except OSError:  # the client has left
+                    self.close_connection = True
+
+            def log_message(self, *args):
+                pass
+
+        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"127.0.0.1:{self.http.server_port}"
+        self.url = f"http://{self.address}/file.bin"
+        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+    def answer(self, request, status=200, body=b"", **headers):
+        """Send status and headers (`Content_Length=3`), then `body`."""
+        request.send_response(status)
+        for name, value in headers.items():
+            request.send_header(name.replace("_", "-"), str(value))
+        request.end_headers()
+        self.send(request, body)
+
+    def send(self, request, body):
+        request.wfile.write(body)
+        self.sent += len(body)
+
+    def close(self):
+        self.closing.set()
+        self.http.shutdown()
+        self.http.server_close()
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    """`serve(behaviour)` starts a server."""
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    servers = []
+
+    def start(behaviour) -> Server:
+        servers.append(Server(behaviour))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture
+def destination(tmp_path) -> Path:
+    return tmp_path / "folder" / "file.bin"
+
+
+def part_of(destination: Path) -> Path:
+    return destination.with_name("file.bin.part")
+
+
+def put_part(destination: Path, content: bytes) -> Path:
+    part = part_of(destination)
+    part.parent.mkdir()
+    part.write_bytes(content)
+    return part
+
+
+# --- behaviours ------------------------------------------------------------------------------------
+
+
+def status(code):
+    return lambda server, request, first: server.answer(request, code, b"nothing here", Content_Type="text/plain")
+
+
+def good(server, request, first, content=CONTENT, upto=None):
+    """The file; `Range` is honoured."""
+    if first >= len(content):
+        server.answer(request, 416, Content_Range=f"bytes */{len(content)}")
+        return
+    span = {"Content_Range": f"bytes {first}-{len(content) - 1}/{len(content)}"} if first else {}
+    server.answer(request, 206 if first else 200, content[first:upto], Content_Length=len(content) - first, **span)
+
+
+def without_range(server, request, first, content=CONTENT):
+    server.answer(request, 200, content, Content_Length=len(content))
+
+
+def other_bytes(server, request, first):
+    good(server, request, first, OTHER)
+
+
+def html(server, request, first):
+    server.answer(request, 200, b"<html>Please log in</html>", Content_Type="text/html; charset=utf-8")
+
+
+def silent(server, request, first):
+    server.closing.wait(5)
+
+
+def dripping_headers(server, request, first):
+    request.wfile.write(b"HTTP/1.0 200 OK\r\n")
+    while not server.closing.wait(0.05):
+        request.wfile.write(b"X-Header: 1\r\n")
+
+
+def stalls_midway(server, request, first):
+    server.answer(request, 200, CONTENT[:100_000], Content_Length=len(CONTENT))
+    server.closing.wait(5)
+
+
+def dripping(server, request, first):
+    server.answer(request, 200, Content_Length=len(CONTENT))
+    for i in range(first, len(CONTENT)):
+        server.send(request, CONTENT[i : i + 1])
+        if server.closing.wait(0.02):
+            break
+
+
+def cut(server, request, first):
+    server.answer(request, 200, CONTENT[:100_000], Content_Length=len(CONTENT))
+
+
+def cut_without_length(server, request, first):
+    server.answer(request, 200, CONTENT[:100_000])
+
+
+def cut_chunked(server, request, first):
+    request.protocol_version = "HTTP/1.1"
+    request.close_connection = True
+    server.answer(request, 200, b"100\r\n" + CONTENT[:256] + b"\r\n", Transfer_Encoding="chunked")
+
+
+def another_range(server, request, first):
+    span = f"bytes 7-{len(CONTENT) - 1}/{len(CONTENT)}"
+    server.answer(request, 206, CONTENT[7:], Content_Length=len(CONTENT) - 7, Content_Range=span)
+
+
+def shorter_file(server, request, first):
+    server.answer(request, 200, CONTENT[:5000], Content_Length=5000)
+
+
+# --- success ---------------------------------------------------------------------------------------
+
+
+def test_fetch_gives_the_file_and_leaves_nothing_else_behind(serve, destination):
+    server = serve(good)
+    assert fetch([server.url], destination, sha256=SHA256, size=len(CONTENT)) == destination
+    assert destination.read_bytes() == CONTENT
+    assert list(destination.parent.iterdir()) == [destination]
+    assert server.ranges == [None]
+
+
+def test_fetch_needs_no_content_length(serve, destination):
+    server = serve(lambda server, request, first: server.answer(request, 200, CONTENT))
+    fetch([server.url], destination, sha256=SHA256)
+    assert destination.read_bytes() == CONTENT
+
+
+def test_fetch_follows_redirects(serve, destination):
+    target = serve(good)
+    server = serve(lambda server, request, first: server.answer(request, 302, Location=target.url))
+    fetch([server.url], destination, sha256=SHA256)
+    assert destination.read_bytes() == CONTENT
+
+
+def test_fetch_continues_from_the_part_and_transfers_only_the_rest(serve, destination):
+    put_part(destination, CONTENT[:290_000])
+    server = serve(good)
+    fetch([server.url], destination, sha256=SHA256, size=len(CONTENT))
+    assert destination.read_bytes() == CONTENT
+    assert server.ranges == ["bytes=290000-"]
+    assert server.sent == 10_000
+    assert not part_of(destination).exists()
+
+
+def test_fetch_uses_a_complete_part_without_asking_any_server(serve, destination):
+    put_part(destination, CONTENT)
+    server = serve(good)
+    fetch([server.url], destination, sha256=SHA256)
+    assert destination.read_bytes() == CONTENT
+    assert server.ranges == []
+
+
+def test_fetch_continues_also_where_the_server_ignores_range(serve, destination):
+    put_part(destination, CONTENT[:290_000])
+    server = serve(without_range)
+    fetch([server.url], destination, sha256=SHA256, size=len(CONTENT))
+    assert destination.read_bytes() == CONTENT
+    assert server.ranges == ["bytes=290000-"]
+
+
+def test_fetch_goes_on_as_long_as_a_server_that_breaks_off_progresses(serve, destination):
+    server = serve(lambda server, request, first: good(server, request, first, upto=first + 80_000))
+    fetch([server.url], destination, sha256=SHA256, size=len(CONTENT))
+    assert destination.read_bytes() == CONTENT
+    assert server.ranges == [None, "bytes=80000-", "bytes=160000-", "bytes=240000-"]
+    assert server.sent == len(CONTENT)
+
+
+def test_fetch_continues_at_the_next_address_what_another_began(serve, destination):
+    first, second = serve(cut), serve(good)
+    fetch([first.url, second.url], destination, sha256=SHA256, size=len(CONTENT))
+    assert destination.read_bytes() == CONTENT
+    assert second.ranges == ["bytes=100000-"]
+    assert second.sent == 200_000
+
+
+def test_fetch_takes_the_last_address_when_the_first_ones_fail(serve, destination):
+    failing = [serve(behaviour) for behaviour in (status(404), status(500), html, other_bytes, shorter_file)]
+    last = serve(good)
+    fetch([server.url for server in (*failing, last)], destination, sha256=SHA256, size=len(CONTENT), patience=FAST)
+    assert destination.read_bytes() == CONTENT
+    assert all(server.ranges for server in failing)  # each was asked
+
+
+@pytest.mark.parametrize("size", [None, len(CONTENT)])
+@pytest.mark.parametrize("damaged", [OTHER[:100_000], OTHER, CONTENT + b"more"], ids=["begun", "complete", "too long"])
+@pytest.mark.parametrize("behaviour", [good, without_range])
+def test_fetch_starts_afresh_when_the_part_was_not_of_this_file(serve, destination, behaviour, damaged, size):
+    put_part(destination, damaged)
+    fetch([serve(behaviour).url], destination, sha256=SHA256, size=size)
+    assert destination.read_bytes() == CONTENT
+
+
+def test_fetch_replaces_a_destination_only_by_the_right_file(serve, destination):
+    destination.parent.mkdir()
+    destination.write_bytes(b"an earlier file")
+    with pytest.raises(DownloadError):
+        fetch([serve(other_bytes).url], destination, sha256=SHA256)
+    assert destination.read_bytes() == b"an earlier file"
+    fetch([serve(good).url], destination, sha256=SHA256)
+    assert destination.read_bytes() == CONTENT
+
+
+# --- failure ---------------------------------------------------------------------------------------
+
+FAILURES = {
+    "404": (status(404), "answered 404 Not Found"),
+    "500": (status(500), "answered 500 Internal Server Error"),
+    "web page": (html, "answered with a web page"),
+    "other bytes": (other_bytes, "sent another file (SHA-256 "),
+    "silent": (silent, "did not answer within 1 s"),
+    "dripping headers": (dripping_headers, "did not answer within 1 s"),
+    "stalls midway": (stalls_midway, "stopped sending"),
+    "drips": (dripping, "sent only "),
+    "cut": (cut, "broke off"),
+    "cut without length": (cut_without_length, "broke off after 100,000 of 300,000 bytes"),
+    "cut in a chunk": (cut_chunked, "broke off"),
+    "another range": (another_range, "answered with another range than asked for"),
+    "shorter file": (shorter_file, "offers 5,000 bytes, expected 300,000"),
+    "always 416": (status(416), "answered 416"),
+}
+
+
+@pytest.mark.parametrize(("behaviour", "words"), FAILURES.values(), ids=FAILURES)
+def test_a_failing_server_is_one_clear_error_and_never_a_file(serve, destination, behaviour, words):
+    server = serve(behaviour)
+    began = time.monotonic()
+    with pytest.raises(DownloadError) as raised:
+        fetch([server.url], destination, sha256=SHA256, size=len(CONTENT), patience=FAST)
+    assert str(raised.value).startswith(f"{server.address} {words}")
+    assert not destination.exists()
+    assert time.monotonic() - began < 20  # a hang is a failure too
+
+
+@pytest.mark.parametrize("name", [name for name in FAILURES if name != "other bytes"])
+def test_a_failing_server_costs_nothing_of_what_has_arrived_before(serve, destination, name):
+    behaviour, _ = FAILURES[name]
+    part = put_part(destination, CONTENT[:200_000])
+    with pytest.raises(DownloadError):
+        fetch([serve(behaviour).url], destination, sha256=SHA256, size=len(CONTENT), patience=FAST)
+    kept = part.read_bytes()
+    assert len(kept) >= 200_000
+    assert CONTENT.startswith(kept)
+    assert not destination.exists()
+
+
+def test_the_error_names_the_problem_of_each_address(serve, destination):
+    servers = [serve(behaviour) for behaviour in (status(404), html, other_bytes)]
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # bound, not listening
+        closed = f"127.0.0.1:{unused.getsockname()[1]}"
+        with pytest.raises(DownloadError) as raised:
+            fetch([*(server.url for server in servers), f"http://{closed}/"], destination, sha256=SHA256, patience=FAST)
+    reasons = str(raised.value).split("; ")
+    assert reasons[0] == f"{servers[0].address} answered 404 Not Found"
+    assert reasons[1] == f"{servers[1].address} answered with a web page"
+    assert reasons[2].startswith(f"{servers[2].address} sent another file")
+    assert reasons[3] == f"{closed} refused the connection"
+    assert len(reasons) == 4
+
+
+@pytest.mark.parametrize("url", ["/home/me/file.bin", "file:///home/me/file.bin"])
+def test_something_that_is_no_web_address_is_named_in_the_error(destination, url):
+    with pytest.raises(DownloadError, match=f"{url} is not a web address"):
+        fetch([url], destination, sha256=SHA256)
+
+
+@pytest.mark.parametrize("begun", [0, 200_000])
+def test_a_server_that_sends_more_than_the_file_is_left_early(serve, destination, begun):
+    def sends_on(server, request, first):
+        server.answer(request, 200)
+        for _ in range(100):  # bounded: a failure of this test must not fill the disk
+            server.send(request, bytes(50_000))
+
+    part = put_part(destination, CONTENT[:begun])
+    with pytest.raises(DownloadError, match="sends more than the expected 300,000 bytes"):
+        fetch([serve(sends_on).url], destination, sha256=SHA256, size=len(CONTENT), patience=FAST)
+    assert part.read_bytes() == CONTENT[:begun]
+    assert not destination.exists()
+
+
+def test_all_addresses_together_get_the_time_to_answer(serve, destination):
+    servers = [serve(silent) for _ in range(2)]
+    began = time.monotonic()
+    with pytest.raises(DownloadError) as raised:
+        fetch([server.url for server in servers], destination, sha256=SHA256, patience=Patience(answer=2, stall=5))
+    assert str(raised.value).count("did not answer within 1 s") == 2
+    assert time.monotonic() - began < 10
+
+
+def test_a_slow_download_is_left_when_it_would_take_longer_than_the_total(serve, destination, monkeypatch):
+    def slow(server, request, first):
+        server.answer(request, 200, Content_Length=len(CONTENT))
+        for i in range(0, 100_000, 2_000):
+            server.send(request, CONTENT[i : i + 2_000])
+            if server.closing.wait(0.02):
+                break
+
+    real = time.monotonic
+    monkeypatch.setattr(download, "time", SimpleNamespace(monotonic=lambda: 20 * real()))  # hours pass quickly
+    with pytest.raises(DownloadError, match=r"is slow: \d+ kB/s, .+ left"):
+        fetch([serve(slow).url], destination, sha256=SHA256, patience=Patience(answer=60, stall=60, total=10))
+    assert CONTENT.startswith(part_of(destination).read_bytes())
+    assert part_of(destination).stat().st_size > 0  # for `imgclassify data --download` to go on from
+
+
+def test_a_slow_download_is_not_left_without_a_total(serve, destination, monkeypatch):
+    def slow(server, request, first):
+        server.answer(request, 200, Content_Length=len(CONTENT))
+        for i in range(0, len(CONTENT), 10_000):
+            server.send(request, CONTENT[i : i + 10_000])
+            server.closing.wait(0.01)
+
+    real = time.monotonic
+    monkeypatch.setattr(download, "time", SimpleNamespace(monotonic=lambda: 20 * real()))
+    fetch([serve(slow).url], destination, sha256=SHA256, patience=Patience(answer=60, stall=60))
+    assert destination.read_bytes() == CONTENT
+
+
+def test_a_folder_that_cannot_be_written_is_not_called_a_network_problem(serve, tmp_path):
+    (tmp_path / "folder").write_text("a file is in the way")
+    with pytest.raises(OSError, match="folder"):
+        fetch([serve(good).url], tmp_path / "folder" / "file.bin", sha256=SHA256)
+
+
+def test_progress_tells_size_share_speed_and_time_left(serve, destination):
+    lines = []
+    server = serve(good)
+    fetch([server.url], destination, sha256=SHA256, progress=SimpleNamespace(update=lines.append))
+    assert lines[-1].startswith(f"{server.address}: 0.3 MB of 0.3 MB (100%), ")
+    assert lines[-1].endswith(" MB/s, 0 s left")
+
+
+def test_file_sha256_is_that_of_the_content(tmp_path):
+    (tmp_path / "a").write_bytes(CONTENT)
+    assert download.file_sha256(tmp_path / "a") == SHA256

@@ -1,0 +1,117 @@
+"""README, Makefile, environment.yml, pyproject.toml and .ci/run say the same."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+PROJECT = Path(__file__).resolve().parents[1]
+README = (PROJECT / "README.md").read_text(encoding="utf-8")
+MAKEFILE = (PROJECT / "Makefile").read_text(encoding="utf-8")
+PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def commands_in_readme() -> list[str]:
+    blocks = re.findall(r"```(?:sh|bash)\n(.*?)```", README, flags=re.DOTALL)
+    lines = [line.partition(" #")[0].strip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line]
+
+
+def test_every_make_command_in_the_readme_has_its_target():
+    asked = {target for line in commands_in_readme() for target in re.findall(r"^make (\w[\w-]*)", line)}
+    assert {"run", "test", "lab"} <= asked
+    assert asked <= set(re.findall(r"^([\w-]+):", MAKEFILE, flags=re.MULTILINE))
+
+
+def test_make_help_names_every_target():
+    phony = re.search(r"^\.PHONY: (.*)$", MAKEFILE, flags=re.MULTILINE)[1].split()
+    shown = set(re.findall(r"make (\w[\w-]*)", "\n".join(line for line in MAKEFILE.splitlines() if "@echo" in line)))
+    assert shown | {"help"} == set(phony)
+
+
+@pytest.mark.parametrize("line", [line for line in commands_in_readme() if line.startswith("imgclassify ")])
+def test_every_imgclassify_command_in_the_readme_is_one(line, monkeypatch):
+    from imgclassify import cli
+
+    words = line.split()[1:]
+    options = cli._parser().parse_args(words)
+    assert callable(options.command)
+
+
+def test_the_readme_names_every_subcommand():
+    from imgclassify import cli
+
+    for name in re.findall(r"\w+", re.search(r"`imgclassify (.*?)`", cli.__doc__)[1]):
+        assert f"imgclassify {name}" in README
+
+
+def test_pip_commands_in_the_readme_install_the_extras_that_exist():
+    extras = set(PYPROJECT["project"]["optional-dependencies"])
+    asked = [re.search(r"-e \"?\.(?:\[(.*?)\])?", line) for line in commands_in_readme() if "pip install" in line]
+    assert asked
+    assert all(found for found in asked)
+    assert {extra for found in asked for extra in (found[1] or "").split(",") if extra} == extras
+
+
+def test_make_installs_the_same_as_the_readme_says():
+    installed = set(re.findall(r'-e "?(\.(?:\[[\w,]+\])?)', MAKEFILE))
+    assert installed == {".", ".[notebooks]", ".[notebooks,test]"}
+
+
+def test_environment_yml_leaves_the_packages_to_pyproject(tmp_path):
+    environment = yaml.safe_load((PROJECT / "environment.yml").read_text(encoding="utf-8"))
+    *conda, pip = environment["dependencies"]
+    assert environment["name"] == "imgclassify"
+    assert [re.split("[=<>]", package)[0] for package in conda] == ["python", "pip"]
+    python = re.search(r"python=([\d.]+)", conda[0])[1]
+    low, high = re.fullmatch(r">=([\d.]+),<([\d.]+)", PYPROJECT["project"]["requires-python"]).groups()
+    number = lambda text: tuple(map(int, text.split(".")))  # noqa: E731
+    assert number(low) <= number(python) < number(high)
+    assert pip == {"pip": ["-e .[notebooks,test]"]}
+
+
+def test_the_pip_block_of_environment_yml_can_be_installed(tmp_path):
+    """What conda would hand to pip: everything it asks for is installed here already, so nothing is fetched."""
+    block = yaml.safe_load((PROJECT / "environment.yml").read_text(encoding="utf-8"))["dependencies"][-1]["pip"]
+    (tmp_path / "requirements.txt").write_text("\n".join(block))
+    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--no-build-isolation", "--no-index", "--quiet",
+               "--disable-pip-version-check", "--requirement", str(tmp_path / "requirements.txt")]
+    run = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+
+
+def test_every_dependency_is_capped_below_the_next_major_version():
+    project = PYPROJECT["project"]
+    for requirement in project["dependencies"] + [each for extra in project["optional-dependencies"].values() for each in extra]:
+        assert re.fullmatch(r"[\w-]+>=[\d.]+,<[\d.]+", requirement), requirement
+
+
+def test_ci_ends_in_the_readmes_test_command():
+    script = (PROJECT / ".ci" / "run").read_text(encoding="utf-8")
+    assert re.search(r"^make test$", script, flags=re.MULTILINE)
+    assert "make test" in commands_in_readme()
+
+
+def test_every_notebook_stands_in_the_readme():
+    for path in (PROJECT / "notebooks").glob("*.ipynb"):
+        assert f"notebooks/{path.name}" in README
+
+
+def test_every_environment_variable_that_is_read_stands_in_the_readme():
+    read = set()
+    for path in (PROJECT / "src").rglob("*.py"):
+        read |= {f"IMGCLASSIFY_{name}" for name in re.findall(r'(?:setting|is_on)\("(\w+)"\)', path.read_text(encoding="utf-8"))}
+    assert len(read) >= 7
+    for name in read:
+        assert name in README
+
+
+def test_no_tracked_file_is_large():
+    files = subprocess.run(["git", "ls-files", "-z"], cwd=PROJECT, capture_output=True, text=True, check=False).stdout.split("\0")
+    sizes = {name: (PROJECT / name).stat().st_size for name in files if name and (PROJECT / name).exists()}
+    assert all(size < 10_000_000 for size in sizes.values()), sizes
+    assert sum(sizes.values()) < 40_000_000

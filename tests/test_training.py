@@ -1,0 +1,435 @@
+import json
+import re
+import sys
+import threading
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+
+from imgclassify import runtime, training
+from imgclassify.data import DatasetError
+from imgclassify.evaluation import evaluate_model
+from imgclassify.persistence import ModelFileError, load_model, save_model
+from imgclassify.progress import Progress, format_seconds
+from imgclassify.training import Recipe, get_recipe, train_model, train_or_load_model
+
+pytestmark = pytest.mark.usefixtures("nothing_shipped")
+
+QUICK = {"epochs": 1, "batch_size": 16, "show_progress": False}
+
+
+def runs() -> list[dict]:
+    """The manifests of all runs in the artifacts folder, oldest first."""
+    paths = sorted(runtime.artifacts_dir().glob("runs/*/model.json"))
+    return [json.loads(path.read_text()) for path in paths]
+
+
+@pytest.fixture
+def published(tiny_model):
+    """`tiny_model` as the published file for its data; returns its path."""
+    return save_model(tiny_model, runtime.artifacts_dir() / "tiny_model.keras")
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    monkeypatch.setattr(training, "train_model", lambda *_, **__: pytest.fail("a training was started"))
+
+
+# --- recipes -------------------------------------------------------------------------------------
+
+
+def test_the_baseline_recipe_is_the_designs():
+    assert asdict(get_recipe("baseline")) == {
+        "name": "baseline", "architecture": "baseline", "epochs": 20, "batch_size": 64,
+        "learning_rate": 1e-3, "validation_fraction": 0.2}
+
+
+def test_a_setting_replaces_the_recipes_and_none_leaves_it():
+    assert get_recipe("baseline", epochs=5, batch_size=None) == Recipe("baseline", epochs=5, batch_size=64)
+
+
+def test_an_unknown_recipe_is_refused_with_those_that_exist():
+    with pytest.raises(ValueError, match=r"use one of \['baseline'\]\. Received: recipe='best'"):
+        get_recipe("best")
+
+
+def test_an_unknown_setting_is_refused_with_those_that_exist():
+    with pytest.raises(ValueError, match="A recipe has no epoch; it has name, architecture, epochs,"):
+        get_recipe("baseline", epoch=5)
+
+
+@pytest.mark.parametrize(("field", "value", "bound"), [
+    ("epochs", 0, "at least 1"), ("batch_size", 0, "at least 1"), ("learning_rate", 0.0, "above 0"),
+    ("validation_fraction", 0.0, "between 0 and 1"), ("validation_fraction", 1.0, "between 0 and 1")])
+def test_values_out_of_range_are_refused_with_the_range(field, value, bound):
+    with pytest.raises(ValueError, match=rf"{field} must be {bound}\. Received: {field}={value}"):
+        get_recipe("baseline", **{field: value})
+
+
+# --- a whole training ----------------------------------------------------------------------------
+
+
+def test_the_loss_falls_and_the_colours_are_learned(tiny, tiny_run):
+    assert tiny_run.history["loss"][-1] < 0.7 * tiny_run.history["loss"][0]
+    assert tiny_run.history["val_accuracy"][-1] > 0.9
+    assert evaluate_model(tiny_run.model, tiny.x_test, tiny.y_test).accuracy > 0.9
+
+
+def test_history_has_one_number_an_epoch_for_each_of_four_keys(tiny_run):
+    assert list(tiny_run.history) == ["loss", "accuracy", "val_loss", "val_accuracy"]
+    for values in tiny_run.history.values():
+        assert len(values) == 3
+        assert all(type(value) is float for value in values)
+
+
+def test_a_run_folder_holds_the_model_and_its_manifest_and_nothing_else(tiny_run):
+    assert sorted(path.name for path in tiny_run.folder.iterdir()) == ["model.json", "model.keras"]
+    assert re.fullmatch(r"\d{8}-\d{6}-baseline", tiny_run.folder.name)
+
+
+def test_the_manifest_says_how_the_model_came_about(tiny, tiny_run):
+    manifest = json.loads((tiny_run.folder / "model.json").read_text())
+    assert manifest["status"] == "complete"
+    assert manifest["recipe"] == asdict(get_recipe("baseline", epochs=3, batch_size=16))
+    assert manifest["seed"] == 0
+    assert manifest["precision"] == runtime.default_precision()
+    assert manifest["dataset"] == {
+        "name": "tiny", "source": "made-up colours", "fingerprint": tiny.fingerprint,
+        "training_pictures": 48, "validation_pictures": 12}
+    assert manifest["class_names"] == ["red", "green", "blue"]
+    assert manifest["input_shape"] == [32, 32, 3]
+    assert manifest["history"] == tiny_run.history
+    assert {"python", "imgclassify", "tensorflow", "keras", "numpy"} <= set(manifest["versions"])
+    assert {"processor", "cores", "gpus", "system"} <= set(manifest["machine"])
+    assert manifest["wall_time_s"] > 0
+    assert "commit" in manifest
+    assert len(manifest["sha256"]) == 64
+
+
+def test_the_manifest_names_no_folder_of_this_machine(tiny_run):
+    a_path = r'"(/|~|[A-Za-z]:\\)'
+    assert re.search(a_path, json.dumps({"where": "/home/somebody"}))
+    assert not re.search(a_path, (tiny_run.folder / "model.json").read_text())
+
+
+def test_the_manifests_validation_accuracy_is_that_of_the_saved_weights(tiny, tiny_run):
+    _, rows = tiny.validation_split(0.2, 0)
+    measured = evaluate_model(load_model(tiny_run.folder), tiny.x_train[rows], tiny.y_train[rows])
+    assert tiny_run.model.manifest["metrics"]["val_accuracy"] == pytest.approx(measured.accuracy)
+    assert tiny_run.model.manifest["metrics"]["val_loss"] == pytest.approx(measured.loss, rel=1e-4)
+
+
+def test_training_does_not_look_at_the_test_data(tiny):
+    model, _ = train_model("baseline", replace(tiny, x_test=None, y_test=None), **QUICK)
+    assert model.manifest["metrics"].keys() == {"val_loss", "val_accuracy"}
+
+
+def test_the_same_seed_repeats_a_training_which_is_shown_epoch_by_epoch(tiny, tiny_run, capsys):
+    _, history = train_model("baseline", tiny, epochs=3, batch_size=16, name="again.1")
+    for key, values in tiny_run.history.items():
+        assert history[key] == pytest.approx(values, rel=1e-3)
+    assert runs()[0]["run"].endswith("-again.1")
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    lines = [line for line in printed.err.splitlines() if "val_accuracy" in line]
+    assert [line.split()[:2] for line in lines] == [["epoch", "1/3"], ["epoch", "2/3"], ["epoch", "3/3"]]
+
+
+def test_another_seed_gives_another_training(tiny, tiny_run, capsys):
+    _, history = train_model("baseline", tiny, seed=1, **QUICK)
+    assert history["loss"][0] != pytest.approx(tiny_run.history["loss"][0], rel=1e-3)
+    assert capsys.readouterr().err == ""  # show_progress is False
+
+
+def test_arrays_as_load_and_preprocess_data_returns_them_can_be_trained_on(tiny, tiny_run):
+    one_hot = np.eye(3, dtype=np.float32)
+    arrays = ((tiny.x_train.astype(np.float32) / 255, one_hot[tiny.y_train]),
+              (tiny.x_test.astype(np.float32) / 255, one_hot[tiny.y_test]))
+    model, history = train_model("baseline", arrays, **QUICK)
+    assert history["loss"][0] == pytest.approx(tiny_run.history["loss"][0], rel=1e-3)
+    assert model.manifest["class_names"] == ["0", "1", "2"]
+
+
+def test_mixed_precision_training_gives_a_complete_float32_model(tiny):
+    model, _ = train_model("baseline", tiny, precision="mixed_bfloat16", **QUICK)
+    (manifest,) = runs()
+    assert manifest["precision"] == "mixed_bfloat16"
+    loaded = load_model(manifest["run"])
+    for each in (model, loaded):
+        assert {layer.dtype_policy.name for layer in each.layers} == {"float32"}
+        assert {weight.dtype for weight in each.weights} == {"float32"}
+    assert runtime.keras().config.dtype_policy().name == "float32"  # as it was before
+    _, rows = tiny.validation_split(0.2, 0)
+    measured = evaluate_model(loaded, tiny.x_train[rows], tiny.y_train[rows])
+    assert manifest["metrics"]["val_loss"] == pytest.approx(measured.loss)
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "../up", "two words"])
+def test_a_name_that_is_no_file_name_is_refused_before_training(tiny, name):
+    with pytest.raises(ValueError, match="A run's name is made of letters, digits"):
+        train_model("baseline", tiny, name=name)
+    assert runs() == []
+
+
+def test_data_too_small_to_be_split_is_refused_before_training(tiny):
+    one_each = replace(tiny, x_train=tiny.x_train[:3], y_train=tiny.y_train[:3])
+    with pytest.raises(DatasetError, match="The 3 pictures cannot be split 80% to 20% with every class"):
+        train_model("baseline", one_each)
+    assert runs() == []
+
+
+def test_runs_of_one_second_do_not_share_a_folder():
+    assert len({training._new_run("twin").parent for _ in range(20)}) == 20
+
+
+def test_in_short_mode_three_epochs_are_trained_whatever_was_asked_for(tiny, monkeypatch):
+    monkeypatch.setenv("IMGCLASSIFY_SHORT", "1")
+    model, history = train_model("baseline", tiny, epochs=20, show_progress=False)
+    assert len(history["loss"]) == 3
+    assert model.manifest["recipe"]["epochs"] == 3
+
+
+# --- interrupted and failed ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def misleading(tiny):
+    """`tiny` with the colours of the validation pictures exchanged: the better the training pictures are
+    learned, the worse the validation accuracy, so that the best epoch is an early one."""
+    x = tiny.x_train.copy()
+    _, rows = tiny.validation_split(0.2, 0)
+    x[rows] = np.roll(x[rows], 1, axis=-1)
+    return replace(tiny, x_train=x)
+
+
+class StopAtCall(threading.Event):
+    """An event that turns up set, or raises, when it is asked for the n-th time: in the midst of an epoch."""
+
+    def __init__(self, call: int, error: type[BaseException] | None = None):
+        super().__init__()
+        self.calls, self.call, self.error = 0, call, error
+
+    def is_set(self):
+        self.calls += 1
+        if self.calls == self.call and self.error:
+            raise self.error
+        return self.calls >= self.call
+
+
+@pytest.mark.parametrize("way", ["Ctrl-C", "stop"])
+def test_an_interrupted_training_keeps_the_best_weights_and_publishes_nothing(misleading, capsys, way):
+    stop = threading.Event()
+
+    def on_epoch(history):
+        if len(history["loss"]) == 4:
+            if way == "Ctrl-C":
+                raise KeyboardInterrupt
+            stop.set()
+
+    model, history = train_or_load_model("baseline", misleading, epochs=9, batch_size=16, stop=stop,
+                                         on_epoch=on_epoch, show_progress=False)
+    best = max(history["val_accuracy"])
+    assert len(history["loss"]) == 4
+    assert history["val_accuracy"][-1] < best  # or the test would say nothing
+    (manifest,) = runs()
+    assert manifest["status"] == model.manifest["status"] == "interrupted"
+    assert manifest["history"] == history
+    assert manifest["metrics"]["val_accuracy"] == pytest.approx(best)
+    _, rows = misleading.validation_split(0.2, 0)
+    for each in (model, load_model(manifest["run"])):
+        measured = evaluate_model(each, misleading.x_train[rows], misleading.y_train[rows])
+        assert measured.accuracy == pytest.approx(best)
+    assert [path.name for path in runtime.artifacts_dir().iterdir()] == ["runs"]
+    epoch = history["val_accuracy"].index(best) + 1
+    said = f"Stopped after 4 of 9 epochs; the weights of epoch {epoch}, the best so far, are kept as the run"
+    assert f"{said} {manifest['run']}." in capsys.readouterr().err
+
+
+def test_ctrl_c_amid_the_second_epoch_keeps_the_first_and_the_published_file(tiny, published, capsys):
+    before = published.read_bytes()
+    stop = StopAtCall(6, KeyboardInterrupt)  # an epoch asks at three training batches and one of validation
+    model, history = train_or_load_model("baseline", tiny, epochs=3, batch_size=16, stop=stop, replace=True)
+    assert [len(values) for values in history.values()] == [1, 1, 1, 1]
+    assert model.manifest["status"] == runs()[0]["status"] == "interrupted"
+    assert model.manifest["metrics"]["val_accuracy"] == pytest.approx(history["val_accuracy"][0])
+    assert model.manifest["metrics"]["val_loss"] == pytest.approx(history["val_loss"][0], rel=1e-4)
+    assert published.read_bytes() == before
+    assert "Stopped after 1 of 3 epochs; the weights of epoch 1" in capsys.readouterr().err
+
+
+def test_a_stop_amid_the_first_epoch_keeps_what_there_is_and_says_so(tiny, capsys):
+    model, history = train_model("baseline", tiny, epochs=3, batch_size=16, stop=StopAtCall(2))
+    assert history == {"loss": [], "accuracy": [], "val_loss": [], "val_accuracy": []}
+    assert model.manifest["status"] == "interrupted"
+    assert load_model(runs()[0]["run"]).manifest["metrics"].keys() == {"val_loss", "val_accuracy"}
+    assert "Stopped after 0 of 3 epochs; the weights as they stood" in capsys.readouterr().err
+
+
+def test_a_failed_training_is_marked_failed_and_its_error_passed_on(tiny):
+    def on_epoch(history):
+        raise RuntimeError("the observer has fallen ill")
+
+    with pytest.raises(RuntimeError, match="observer has fallen ill"):
+        train_or_load_model("baseline", tiny, on_epoch=on_epoch, **QUICK)
+    (manifest,) = runs()
+    assert manifest["status"] == "failed"
+    assert len(manifest["history"]["loss"]) == 1
+    assert list(runtime.artifacts_dir().rglob("*.keras")) == []
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_said_with_a_remedy(tiny, monkeypatch):
+    exhausted = runtime.tensorflow().errors.ResourceExhaustedError
+
+    def fit(*_, **__):
+        raise exhausted(None, None, "OOM when allocating a tensor")
+
+    monkeypatch.setattr(runtime.keras().Model, "fit", fit)
+    with pytest.raises(MemoryError, match="A batch of 16 pictures does not fit .*: try batch_size=8"):
+        train_model("baseline", tiny, **QUICK)
+    assert runs()[0]["status"] == "failed"
+
+
+# --- publishing and loading ------------------------------------------------------------------------
+
+
+def test_a_complete_training_is_published_with_one_reading_of_the_test_data(tiny):
+    model, history = train_or_load_model("baseline", tiny, name="a-run-of-mine", **QUICK)
+    path = runtime.artifacts_dir() / "tiny_model.keras"
+    manifest = json.loads(path.with_suffix(".json").read_text())
+    measured = evaluate_model(load_model(path), tiny.x_test, tiny.y_test)
+    assert manifest["metrics"]["test_accuracy"] == measured.accuracy
+    assert manifest["metrics"]["test_loss"] == pytest.approx(measured.loss)
+    assert manifest["metrics"]["test_interval"] == list(measured.interval)
+    assert manifest["metrics"]["test_pictures"] == 30
+    assert manifest["run"].endswith("-a-run-of-mine")
+    assert len(runs()) == 1
+    assert model.manifest["history"] == history
+
+
+@pytest.mark.usefixtures("no_training")
+def test_a_published_model_is_loaded_with_its_history_in_place_of_training(tiny, tiny_run, published):
+    model, history = train_or_load_model("baseline", tiny)
+    assert history == tiny_run.history
+    assert model.manifest == json.loads(published.with_suffix(".json").read_text())
+    for loaded, trained in zip(model.get_weights(), tiny_run.model.get_weights(), strict=True):
+        assert np.array_equal(loaded, trained)
+
+
+@pytest.mark.usefixtures("no_training")
+def test_cifar10s_published_model_is_loaded_without_its_data(tiny_run):
+    save_model(tiny_run.model, runtime.artifacts_dir() / "cifar10_model.h5")
+    _, history = train_or_load_model()  # there is no CIFAR-10 in a test
+    assert history == tiny_run.history
+
+
+@pytest.mark.usefixtures("no_training", "published")
+def test_the_settings_of_the_published_model_may_be_asked_for(tiny, tiny_run):
+    settings = {"epochs": 3, "batch_size": 16}
+    _, history = train_or_load_model("baseline", tiny, seed=0, precision="auto", name="any", **settings)
+    assert history == tiny_run.history
+    _, history = train_or_load_model(Recipe("baseline", **settings), tiny, seed=0)
+    assert history == tiny_run.history
+
+
+@pytest.mark.usefixtures("no_training")
+@pytest.mark.parametrize(("options", "made", "asked"), [
+    ({"epochs": 5}, "epochs=3", "epochs=5"),
+    ({"epochs": 5, "learning_rate": 0.01}, "epochs=3, learning_rate=0.001", "epochs=5, learning_rate=0.01"),
+    ({"seed": 7}, "seed=0", "seed=7"),
+    ({"precision": "mixed_bfloat16"}, "precision=float32", "precision=mixed_bfloat16"),
+    ({"recipe": Recipe("baseline")}, "epochs=3, batch_size=16", "epochs=20, batch_size=64"),
+    ({"recipe": Recipe("baseline", epochs=3, batch_size=16), "seed": 7}, "seed=0", "seed=7"),
+])
+def test_other_settings_than_the_published_models_are_refused(tiny, published, options, made, asked):
+    before = published.read_bytes()
+    said = re.escape(f"was trained with {made}, asked for was {asked}. Leave that out to load it")
+    with pytest.raises(ModelFileError, match=said + ".* or pass replace=True to replace it"):
+        train_or_load_model(data=tiny, **options)
+    assert published.read_bytes() == before
+
+
+@pytest.mark.usefixtures("no_training", "published")
+def test_a_misspelt_setting_is_refused_also_where_a_model_could_be_loaded(tiny):
+    with pytest.raises(ValueError, match="A recipe has no epoch;"):
+        train_or_load_model("baseline", tiny, epoch=3)
+
+
+@pytest.mark.usefixtures("no_training", "published")
+def test_a_published_model_of_other_classes_is_refused(tiny):
+    other = replace(tiny, class_names=("cyan", "pink", "grey"))
+    with pytest.raises(ModelFileError, match=r"other classes \(red, green, blue\) .* has \(cyan, pink, grey\)"):
+        train_or_load_model("baseline", other)
+
+
+def test_replace_trains_anew_and_replaces_the_published_file(tiny, published):
+    before = published.read_bytes()
+    model, _ = train_or_load_model("baseline", tiny, replace=True, seed=3, **QUICK)
+    assert published.read_bytes() != before
+    assert load_model(published).manifest["seed"] == model.manifest["seed"] == 3
+
+
+@pytest.mark.usefixtures("no_training")
+@pytest.mark.parametrize("manifest", ["with its manifest", "without a manifest"])
+def test_a_damaged_published_file_is_neither_retrained_over_nor_deleted(tiny, published, manifest):
+    damaged = published.read_bytes()[:5000]
+    published.write_bytes(damaged)
+    if manifest == "without a manifest":
+        published.with_suffix(".json").unlink()
+    with pytest.raises(ModelFileError, match=r"tiny_model\.keras .*damaged"):
+        train_or_load_model("baseline", tiny)
+    assert published.read_bytes() == damaged
+
+
+@pytest.mark.usefixtures("no_training")
+def test_another_path_is_used_for_loading(tiny, tiny_run, tmp_path):
+    path = save_model(tiny_run.model, tmp_path / "elsewhere" / "mine.h5")
+    _, history = train_or_load_model("baseline", tiny, path=path)
+    assert history == tiny_run.history
+
+
+def test_another_path_is_used_for_publishing(tiny, tmp_path):
+    path = tmp_path / "elsewhere" / "mine.h5"
+    train_or_load_model("baseline", tiny, path=path, **QUICK)
+    assert load_model(path).manifest["recipe"]["epochs"] == 1
+    assert [each.name for each in runtime.artifacts_dir().iterdir()] == ["runs"]
+
+
+@pytest.mark.usefixtures("no_training")
+def test_a_path_of_another_kind_is_refused_before_training(tiny, tmp_path):
+    with pytest.raises(ModelFileError, match=r"A model file ends in \.keras or \.h5\. Received: .*model\.pb"):
+        train_or_load_model("baseline", tiny, path=tmp_path / "model.pb")
+
+
+@pytest.mark.usefixtures("no_training")
+def test_a_shipped_model_is_loaded_where_the_artifacts_folder_has_none(tiny, tiny_run, tmp_path, monkeypatch):
+    shipped = tmp_path / "project" / "artifacts"
+    save_model(tiny_run.model, shipped / "tiny_model.keras")
+    monkeypatch.setattr(runtime, "_project_artifacts", lambda: shipped)
+    _, history = train_or_load_model("baseline", tiny)
+    assert history == tiny_run.history
+
+
+# --- progress ----------------------------------------------------------------------------------------
+
+
+def test_outside_a_notebook_progress_goes_to_standard_error_line_by_line(capsys, monkeypatch):
+    monkeypatch.delitem(sys.modules, "IPython", raising=False)
+    with Progress() as progress:
+        progress.log("first")
+        progress.log("second")
+    assert capsys.readouterr() == ("", "first\nsecond\n")
+
+
+def test_progress_that_is_not_shown_still_says_what_must_be_said(capsys):
+    with Progress(enabled=False) as progress:
+        progress.log("a line")
+        progress.update("a passing line")
+        progress.say("The sentence.")
+    assert capsys.readouterr() == ("", "The sentence.\n")
+
+
+@pytest.mark.parametrize(("seconds", "text"), [
+    (8.4, "8 s"), (59.7, "1 min 00 s"), (125, "2 min 05 s"), (4800, "1 h 20 min")])
+def test_durations_are_written_for_people(seconds, text):
+    assert format_seconds(seconds) == text
