@@ -55,8 +55,8 @@ class Server:
         self.send(request, body)
 
     def send(self, request, body):
+        self.sent += len(body)  # before the client can have it
         request.wfile.write(body)
-        self.sent += len(body)
 
     def close(self):
         self.closing.set()
@@ -271,7 +271,7 @@ FAILURES = {
     "500": (status(500), "answered 500 Internal Server Error"),
     "web page": (html, "answered with a web page"),
     "other bytes": (other_bytes, "sent another file (SHA-256 "),
-    "silent": (silent, "did not answer within 1 s"),
+    "silent": (silent, "did not answer within "),
     "dripping headers": (dripping_headers, "did not answer within 1 s"),
     "stalls midway": (stalls_midway, "stopped sending"),
     "drips": (dripping, "sent only "),

@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--batch-size", type=int)
     train.add_argument("--learning-rate", type=float)
     train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--share", type=float, default=1.0, help="train on this share of the training pictures, 0 to 1 (default: 1)")
     train.add_argument("--precision", default="auto", choices=["auto", "float32", "mixed_float16", "mixed_bfloat16"])
     train.add_argument("--name", help="name of the run (default: the recipe's)")
     train.add_argument("--replace", action="store_true", help="replace the published model once the training is complete")
@@ -175,7 +176,7 @@ def _train(options: argparse.Namespace) -> int:
     data = load_dataset(options.data)
     if data.notice:
         _complain(data.notice)
-    arguments = {"seed": options.seed, "precision": options.precision, "name": options.name}
+    arguments = {"seed": options.seed, "share": options.share, "precision": options.precision, "name": options.name}
     target, existing = find_published(recipe.name, data.name)
     if existing and not options.replace:
         model, _ = train_model(recipe, data, **arguments)

@@ -15,6 +15,7 @@ import re
 import shutil
 import tarfile
 import tempfile
+import uuid
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -105,15 +106,15 @@ class Dataset:
         Raises:
             DatasetError: Some class has too few pictures for both parts.
         """
-        return _stratified(self.y_train, fraction, seed)
+        return stratified_split(self.y_train, fraction, seed)
 
     def subset(self, train: int, test: int, seed: int = 0) -> "Dataset":
-        """A smaller data set with at most so many training and test pictures, classes in proportion."""
+        """A smaller data set with at most so many training and test pictures, classes in proportion; seeded."""
         parts = {}
         for part, count in (("train", train), ("test", test)):
             x, y = getattr(self, f"x_{part}"), getattr(self, f"y_{part}")
             if count < len(y):
-                rows = _stratified(y, count / len(y), seed)[1]
+                rows = _in_proportion(y, count, seed)
                 x, y = x[rows], y[rows]
             parts |= {f"x_{part}": x, f"y_{part}": y}
         return replace(self, **parts)
@@ -229,7 +230,11 @@ def class_numbers(y: np.ndarray) -> np.ndarray:
         return y.argmax(axis=1)
     if y.size != len(y):
         raise DatasetError(f"Labels must be class numbers (N,) or one-hot (N, classes). Received: shape {y.shape}")
-    return y.reshape(-1).astype(np.int64)
+    numbers = y.reshape(-1)
+    wrong = numbers[(numbers < 0) | (numbers % 1 != 0)] if numbers.dtype.kind in "iuf" else numbers
+    if len(wrong):
+        raise DatasetError(f"Labels must be class numbers: whole, from 0. Received: {wrong[0]}")
+    return numbers.astype(np.int64)
 
 
 def fingerprint(x_train: np.ndarray, y_train: np.ndarray, x_test: np.ndarray, y_test: np.ndarray) -> str:
@@ -270,7 +275,12 @@ def near_duplicates(data: Dataset, *, count: int = 8) -> list[tuple[int, int, fl
     return [(int(i), int(nearest[i]), float(best[i])) for i in order]
 
 
-def _stratified(y: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def stratified_split(y: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Row numbers of two parts with the classes in proportion, the second holding `fraction` of all; each sorted.
+
+    Raises:
+        DatasetError: Some class has too few members for both parts.
+    """
     from sklearn.model_selection import train_test_split
 
     try:
@@ -279,6 +289,16 @@ def _stratified(y: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, 
         raise DatasetError(f"The {len(y)} pictures cannot be split {1 - fraction:.0%} to {fraction:.0%} "
                            f"with every class in both parts: {error}") from error
     return np.sort(first), np.sort(second)
+
+
+def _in_proportion(y: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Numbers, sorted, of `count` random rows; works also where no split does: fewer rows, taken or left, than classes."""
+    order = np.random.default_rng(seed).permutation(len(y))
+    place = np.empty(len(y))  # of each row within its class, from 0 to 1
+    for label in np.unique(y):
+        rows = order[y[order] == label]
+        place[rows] = (np.arange(len(rows)) + 0.5) / len(rows)
+    return np.sort(order[np.argsort(place[order], kind="stable")[:count]])
 
 
 # --- CIFAR-10: where it may lie ------------------------------------------------------------------
@@ -347,10 +367,13 @@ def _addresses() -> tuple[tuple[str, ...], str]:
 
 def _find_source(folder: Path) -> Path | None:
     """The batches folder or the archive in `folder`, or `folder` itself where it holds the batches; else None."""
-    for candidate in (folder / _BATCHES_FOLDER, folder):
-        if any((candidate / name).exists() for name in (*_TRAIN_BATCHES, _TEST_BATCH)):
-            return candidate
-    return next((folder / name for name in (ARCHIVE_NAME, *_KERAS_ARCHIVES) if (folder / name).is_file()), None)
+    try:
+        for candidate in (folder / _BATCHES_FOLDER, folder):
+            if any((candidate / name).exists() for name in (*_TRAIN_BATCHES, _TEST_BATCH)):
+                return candidate
+        return next((folder / name for name in (ARCHIVE_NAME, *_KERAS_ARCHIVES) if (folder / name).is_file()), None)
+    except OSError as error:  # for want of permission, for instance
+        raise DatasetError(f"{folder} cannot be searched for CIFAR-10: {error.strerror}.") from error
 
 
 # --- CIFAR-10: reading, checking, caching ----------------------------------------------------------
@@ -369,9 +392,10 @@ def _load_source(source: Path, delete_after: bool = False) -> Dataset:
         _write_text(pointer, entry.name)
     except OSError as error:
         return replace(data, notice=f"The converted data could not be kept in {cache} ({error}); the next load converts it again.")
-    if delete_after:
+    kept = _read_entry(entry)
+    if delete_after and kept is not None:
         source.unlink()
-    return _read_entry(entry) or data
+    return kept or data
 
 
 def _source_key(source: Path) -> str:
@@ -394,10 +418,10 @@ def _read_folder(folder: Path) -> Dataset:
 
 def _read_archive(path: Path) -> Dataset:
     accepted = {ARCHIVE_SHA256, _addresses()[1]}
-    if (received := download.file_sha256(path)) not in accepted:
-        raise DatasetError(f"{path} is not the CIFAR-10 archive or is damaged: its SHA-256 is {received}, "
-                           f"expected {' or '.join(accepted)}.")
     try:
+        if (received := download.file_sha256(path)) not in accepted:
+            raise DatasetError(f"{path} is not the CIFAR-10 archive or is damaged: its SHA-256 is {received}, "
+                               f"expected {' or '.join(sorted(accepted))}.")
         with tarfile.open(path) as archive:
             def read(name: str) -> bytes:
                 try:
@@ -481,7 +505,7 @@ def _write_entry(cache: Path, data: Dataset) -> Path:
     try:
         for name in _ARRAYS:
             np.save(part / f"{name}.npy", getattr(data, name))
-        checks = {name: zlib.crc32(getattr(data, name)) for name in _ARRAYS}
+        checks = {name: _checksum(part / f"{name}.npy", data.fingerprint) for name in _ARRAYS}
         about = {"original": data.source == _SOURCES[0], "fingerprint": data.fingerprint, "crc32": checks}
         (part / "entry.json").write_text(json.dumps(about, indent=1))
         if entry.exists():  # damaged, as read above
@@ -489,22 +513,28 @@ def _write_entry(cache: Path, data: Dataset) -> Path:
         os.rename(part, entry)
         shutil.rmtree(entry / "damaged", ignore_errors=True)
     except OSError:
-        shutil.rmtree(part, ignore_errors=True)
         if _read_entry(entry) is None:  # otherwise another process was first
             raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     return entry
+
+
+def _checksum(file: Path, digest: str) -> int:
+    """CRC-32 of the fingerprint that a cache entry goes by and of one of its files, header included."""
+    return zlib.crc32(np.memmap(file, mode="r"), zlib.crc32(digest.encode()))
 
 
 def _read_entry(entry: Path) -> Dataset | None:
     """The data in a cache entry, every byte checked; None where the entry is absent or damaged."""
     try:
         about = json.loads((entry / "entry.json").read_text())
-        arrays = {name: np.load(entry / f"{name}.npy", mmap_mode="r").view(np.ndarray) for name in _ARRAYS}
-        if any(zlib.crc32(arrays[name]) != about["crc32"][name] for name in _ARRAYS):
+        if any(_checksum(entry / f"{name}.npy", about["fingerprint"]) != about["crc32"][name] for name in _ARRAYS):
             return None
+        arrays = {name: np.load(entry / f"{name}.npy", mmap_mode="r").view(np.ndarray) for name in _ARRAYS}
         source = _source(about["original"], about["fingerprint"])
         return Dataset("cifar10", source, CIFAR10_CLASSES, **arrays, fingerprint=about["fingerprint"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
@@ -524,7 +554,7 @@ def _load_best_cached(cache: Path) -> Dataset | None:
 
 
 def _write_text(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     part.write_text(text)
     os.replace(part, path)
 
@@ -545,7 +575,7 @@ def _load_digits() -> Dataset:
 def _split_dataset(name: str, source: str, class_names: tuple[str, ...], x: np.ndarray, y: np.ndarray,
                    skipped: tuple[str, ...] = ()) -> Dataset:
     """One in five pictures becomes test data, always the same ones."""
-    train, test = _stratified(y, 0.2, seed=0)
+    train, test = stratified_split(y, 0.2, seed=0)
     arrays = (x[train], y[train], x[test], y[test])
     return Dataset(name, source, class_names, *arrays, fingerprint=fingerprint(*arrays), skipped=skipped)
 

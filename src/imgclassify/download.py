@@ -140,7 +140,7 @@ class _Transfer:
                     skip -= len(chunk) - len(fresh)
                     file.write(fresh)
                     have += len(fresh)
-                    if self.size is not None and have > self.size:
+                    if fresh and self.size is not None and have > self.size:
                         file.truncate(begun)
                         raise DownloadError(f"sends more than the expected {self.size:,} bytes")
                     now = time.monotonic()
@@ -162,6 +162,8 @@ class _Transfer:
         try:
             return _within(seconds, lambda: requests.get(self.url, headers=headers, stream=True,
                                                          timeout=(seconds, self.patience.stall)))
+        except requests.Timeout:
+            raise DownloadError(f"did not answer within {time.monotonic() - started:.0f} s") from None
         finally:
             self.waited += time.monotonic() - started
 

@@ -34,8 +34,8 @@ class Run:
 
     @property
     def settings(self) -> dict[str, object]:
-        """The recipe's fields, seed, precision and data: all that may differ between two runs."""
-        keys = ("seed", "precision")
+        """The recipe's fields, seed, share, precision and data: all that may differ between two runs."""
+        keys = ("seed", "share", "precision")
         return (self.manifest.get("recipe", {}) | {key: self.manifest.get(key) for key in keys}
                 | {"data": self.manifest.get("dataset", {}).get("source")})
 

@@ -59,10 +59,10 @@ class Prediction:
                 f'style="image-rendering:pixelated"><table>{rows}</table></div>')
 
 
-def image_data_uri(image: np.ndarray) -> str:
-    """A uint8 picture (H, W, 3) as a `data:` address of a PNG, for HTML."""
+def image_data_uri(image: np.ndarray | Image.Image) -> str:
+    """A picture, uint8 (H, W, 3) or of Pillow's, as a `data:` address of a PNG, for HTML."""
     file = io.BytesIO()
-    Image.fromarray(image).save(file, format="PNG")
+    (Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(file, format="PNG")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
@@ -132,8 +132,8 @@ def predict_probabilities(model, x: np.ndarray, *, batch_size: int = 500) -> np.
     Returns:
         float32, (N, number of classes).
     """
-    compiled = _compiled(model)
-    batches = [np.asarray(compiled(scale_pixels(x[i:i + batch_size]))) for i in range(0, len(x), batch_size)]
+    tf, compiled = runtime.tensorflow(), _compiled(model)
+    batches = [np.asarray(compiled(tf.constant(scale_pixels(x[i:i + batch_size])))) for i in range(0, len(x), batch_size)]
     return np.concatenate(batches) if batches else np.empty((0, model.output_shape[-1]), np.float32)
 
 
@@ -160,9 +160,10 @@ def _compiled(model):
     with _tracing:
         if getattr(model, "_compiled_prediction", None) is None:
             tf = runtime.tensorflow()
-            model._compiled_prediction = tf.function(
+            function = tf.function(
                 lambda x: tf.cast(model(x, training=False), tf.float32),
-                input_signature=[tf.TensorSpec((None, *_input_shape(model)), tf.float32)],
                 autograph=False,  # nothing to rewrite, and it would write temporary files
             )
+            # Concrete, for TensorFlow warns when a tf.function of one place in the code is traced for a fifth model.
+            model._compiled_prediction = function.get_concrete_function(tf.TensorSpec((None, *_input_shape(model)), tf.float32))
         return model._compiled_prediction

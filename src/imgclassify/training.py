@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from imgclassify import persistence, runtime
-from imgclassify.data import Dataset, dataset_from_arrays, load_dataset
+from imgclassify.data import Dataset, dataset_from_arrays, load_dataset, stratified_split
 from imgclassify.evaluation import evaluate_model
 from imgclassify.models import build_model
 from imgclassify.persistence import ModelFileError
@@ -20,7 +20,7 @@ from imgclassify.progress import Progress, format_seconds
 
 HISTORY_KEYS = ("loss", "accuracy", "val_loss", "val_accuracy")
 _SHORT_EPOCHS = 3  # in short mode
-_RUN_OPTIONS = ("seed", "precision", "name", "stop", "on_epoch", "show_progress")  # of train_model, not of a recipe
+_RUN_OPTIONS = ("seed", "share", "precision", "name", "stop", "on_epoch", "show_progress", "progress")  # of train_model, not of a recipe
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,10 @@ def get_recipe(recipe: str | Recipe, **settings) -> Recipe:
     return replace(recipe, **chosen)
 
 
-def train_model(recipe: str | Recipe = "baseline", data=None, *, seed: int = 0, precision: str = "auto", name: str | None = None,
-                stop: threading.Event | None = None, on_epoch: Callable[[dict[str, list[float]]], None] | None = None,
-                show_progress: bool = True, **settings):
+def train_model(recipe: str | Recipe = "baseline", data=None, *, seed: int = 0, share: float = 1.0, precision: str = "auto",
+                name: str | None = None, stop: threading.Event | None = None,
+                on_epoch: Callable[[dict[str, list[float]]], None] | None = None,
+                show_progress: bool = True, progress: Progress | None = None, **settings):
     """Train a fresh network, always from the start, and keep it as a run in `artifacts/runs/<time>-<name>/`.
 
     An interrupt (Ctrl-C, or Interrupt in a notebook) or `stop` ends the training early: the run and the
@@ -83,12 +84,15 @@ def train_model(recipe: str | Recipe = "baseline", data=None, *, seed: int = 0, 
         recipe: "baseline", or a `Recipe`.
         data: A `Dataset`, or what `load_and_preprocess_data()` returns; None for CIFAR-10. Its test part is not used.
         seed: For the split, the initial weights, the order of the pictures and dropout.
+        share: Train on this share of the training pictures only, above 0 to 1, classes in proportion; the
+            pictures held out for validation stay the same.
         precision: "float32", "mixed_float16" or "mixed_bfloat16"; "auto" is `runtime.default_precision()`.
             The saved and returned model is float32 in any case.
         name: Name of the run; default: the recipe's.
         stop: Set from another thread, it ends the training after the current batch.
         on_epoch: Called after every epoch with the history so far.
         show_progress: Show one line an epoch, with the time left.
+        progress: Where to show it; default: the terminal or the notebook's cell.
         **settings: Other values for the recipe's fields, for instance `epochs=5`.
 
     Returns:
@@ -108,6 +112,7 @@ def train_model(recipe: str | Recipe = "baseline", data=None, *, seed: int = 0, 
     data = _as_dataset(data)
     precision = runtime.default_precision() if precision == "auto" else precision
     train_rows, val_rows = data.validation_split(recipe.validation_fraction, seed)
+    train_rows = _share_of(train_rows, data.y_train, share, seed)
     tf, keras = runtime.tensorflow(), runtime.keras()
 
     runtime.set_seed(seed)
@@ -115,12 +120,17 @@ def train_model(recipe: str | Recipe = "baseline", data=None, *, seed: int = 0, 
         model = build_model(recipe.architecture, input_shape=data.x_train.shape[1:], num_classes=len(data.class_names))
         model.compile(keras.optimizers.Adam(recipe.learning_rate), "categorical_crossentropy", metrics=["accuracy"])
     run = _new_run(name or recipe.name)
-    manifest = {"run": run.parent.name} | _new_manifest(recipe, seed, precision, data, len(train_rows), len(val_rows))
+    manifest = {"run": run.parent.name} | _new_manifest(recipe, seed, share, precision, data, len(train_rows), len(val_rows))
     persistence.write_manifest(run, manifest)
 
+    def record(history: dict[str, list[float]]) -> None:
+        persistence.write_manifest(run, manifest | {"history": history})
+        if on_epoch is not None:
+            on_epoch(history)
+
     started = time.monotonic()
-    with Progress(show_progress) as progress:
-        watch = _watch(recipe.epochs, stop, on_epoch, progress)
+    with progress or Progress(show_progress) as progress:
+        watch = _watch(recipe.epochs, stop, record, progress)
         status = "failed"
         try:
             model.fit(_batches(data.x_train, data.y_train, train_rows, recipe.batch_size, len(data.class_names), shuffle_seed=seed),
@@ -140,7 +150,7 @@ def train_model(recipe: str | Recipe = "baseline", data=None, *, seed: int = 0, 
             if status == "failed":
                 persistence.write_manifest(run, manifest)
         model = _in_float32(model, recipe, data, precision)
-        manifest["metrics"] = _validation_metrics(model, data, val_rows, history, status, precision)
+        manifest["metrics"] = _validation_metrics(model, data, val_rows, history, watch.best_epoch if status == "interrupted" else -1, precision)
         model.manifest = manifest
         persistence.save_model(model, run)
         if status == "interrupted":
@@ -180,7 +190,7 @@ def train_or_load_model(recipe: str | Recipe = "baseline", data=None, *, path: s
     if existing is not None and not replace:
         model = persistence.load_model(existing)
         asked = asdict(wanted) if isinstance(recipe, Recipe) else settings
-        asked = asked | {key: options[key] for key in ("seed", "precision") if options.get(key, "auto") != "auto"}
+        asked = asked | {key: options[key] for key in ("seed", "share", "precision") if options.get(key, "auto") != "auto"}
         _check_as_asked(existing, model.manifest, asked, data)
         return model, model.manifest.get("history", {key: [] for key in HISTORY_KEYS})
 
@@ -213,7 +223,7 @@ def _as_dataset(data) -> Dataset:
 
 
 def _check_as_asked(path: Path, manifest: dict, asked: dict, data: Dataset | None) -> None:
-    made = manifest.get("recipe", {}) | {key: manifest.get(key) for key in ("seed", "precision")}
+    made = manifest.get("recipe", {}) | {"seed": manifest.get("seed"), "share": manifest.get("share", 1.0), "precision": manifest.get("precision")}
     other = {key: value for key, value in asked.items() if value is not None and made.get(key) != value}
     if other:
         raise ModelFileError(
@@ -274,8 +284,7 @@ def _watch(epochs: int, stop: threading.Event | None, on_epoch, progress: Progre
             numbers = "  ".join(f"{key} {self.history[key][-1]:.3f}" for key in HISTORY_KEYS)
             took = time.monotonic() - self._epoch_started
             progress.log(f"epoch {epoch + 1:{len(str(epochs))}d}/{epochs}  {numbers}  {took:.1f} s" + self._time_left(epoch + 1))
-            if on_epoch is not None:
-                on_epoch({key: list(values) for key, values in self.history.items()})
+            on_epoch({key: list(values) for key, values in self.history.items()})
 
         def _time_left(self, epochs_done: float) -> str:
             taken = time.monotonic() - self._started
@@ -308,21 +317,31 @@ def _in_float32(model, recipe: Recipe, data: Dataset, precision: str):
     return exact
 
 
-def _validation_metrics(model, data: Dataset, rows: np.ndarray, history: dict, status: str, precision: str) -> dict[str, float]:
-    """Validation loss and accuracy of the weights that are saved."""
-    if status == "complete" and precision == "float32":
-        return {key: history[key][-1] for key in ("val_loss", "val_accuracy")}
+def _validation_metrics(model, data: Dataset, rows: np.ndarray, history: dict, epoch: int, precision: str) -> dict[str, float]:
+    """Validation loss and accuracy of the weights that are saved, those of `epoch`; empty where no epoch was finished."""
+    if not history["loss"]:
+        return {}
+    if precision == "float32":
+        return {key: history[key][epoch] for key in ("val_loss", "val_accuracy")}
     measured = evaluate_model(model, data.x_train[rows], data.y_train[rows], class_names=data.class_names)
     return {"val_loss": measured.loss, "val_accuracy": measured.accuracy}
 
 
-def _new_manifest(recipe: Recipe, seed: int, precision: str, data: Dataset, trained_on: int, validated_on: int) -> dict:
+def _share_of(rows: np.ndarray, labels: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """A share of `rows`, classes in proportion."""
+    if not 0 < share <= 1:
+        raise ValueError(f"share must be above 0 and at most 1. Received: share={share}")
+    return rows if share == 1 else rows[stratified_split(labels[rows], share, seed)[1]]
+
+
+def _new_manifest(recipe: Recipe, seed: int, share: float, precision: str, data: Dataset, trained_on: int, validated_on: int) -> dict:
     return {
         "format": 1,
         "status": "running",
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "recipe": asdict(recipe),
         "seed": seed,
+        "share": share,
         "precision": precision,
         "dataset": {"name": data.name, "source": data.source, "fingerprint": data.fingerprint,
                     "training_pictures": trained_on, "validation_pictures": validated_on},

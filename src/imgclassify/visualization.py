@@ -9,6 +9,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from imgclassify.data import Dataset
 from imgclassify.evaluation import Evaluation
+from imgclassify.experiments import Run
 from imgclassify.images import Picture, decode_image, fit_square
 from imgclassify.prediction import Prediction
 
@@ -19,9 +20,11 @@ _STYLE = {
 }
 
 
-def _new_figure(rows: int = 1, columns: int = 1, **options) -> tuple[Figure, np.ndarray]:
-    """A figure in our style with its axes as an array (rows, columns)."""
+def _new_figure(rows: int = 1, columns: int = 1, *, figure: Figure | None = None, **options) -> tuple[Figure, np.ndarray]:
+    """A figure in our style, or the empty one that is given, with its axes as an array (rows, columns)."""
     with plt.rc_context(_STYLE):
+        if figure is not None:
+            return figure, figure.subplots(rows, columns, squeeze=False)
         return plt.subplots(rows, columns, squeeze=False, **options)
 
 
@@ -31,15 +34,16 @@ def _show_picture(axes, image: np.ndarray, title: str = "", color: str = "black"
     axes.axis("off")
 
 
-def plot_history(history, *, title: str = "") -> Figure:
+def plot_history(history, *, title: str = "", figure: Figure | None = None) -> Figure:
     """Accuracy and loss over the epochs, for training and validation data; the best epoch is marked.
 
     Args:
         history: A dict of lists with "loss", "accuracy", "val_loss", "val_accuracy", or a Keras `History`.
         title: Above both panels, for instance the data's source.
+        figure: An empty figure to draw in; default: a new one of pyplot's.
 
     Returns:
-        A figure with two panels.
+        The figure, with two panels.
 
     Raises:
         ValueError: `history` holds no epoch, or not these lists.
@@ -47,7 +51,7 @@ def plot_history(history, *, title: str = "") -> Figure:
     values: Mapping[str, Sequence[float]] = getattr(history, "history", history)
     if not values.get("loss") or not values.get("accuracy"):
         raise ValueError(f'A history has at least one epoch of "loss" and "accuracy". Received: {sorted(values)}')
-    figure, ((left, right),) = _new_figure(1, 2, figsize=(10, 3.8))
+    figure, ((left, right),) = _new_figure(1, 2, figure=figure, figsize=(10, 3.8))
     for axes, key, label in ((left, "accuracy", "accuracy"), (right, "loss", "loss (cross-entropy, nats)")):
         epochs = np.arange(1, len(values[key]) + 1)
         markers = "o" if len(epochs) < 3 else None
@@ -65,6 +69,33 @@ def plot_history(history, *, title: str = "") -> Figure:
     left.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     left.legend(frameon=False, loc="lower right", fontsize=9)
     figure.suptitle(title)
+    return figure
+
+
+def plot_runs(runs: Sequence[Run], *, figure: Figure | None = None) -> Figure:
+    """Validation accuracy and loss of several runs over their epochs, one colour a run.
+
+    Args:
+        runs: From `list_runs` or `compare_runs(...).runs`.
+        figure: An empty figure to draw in; default: a new one of pyplot's.
+
+    Raises:
+        ValueError: No run has a finished epoch.
+    """
+    shown = [run for run in runs if run.history.get("val_accuracy")]
+    if not shown:
+        raise ValueError("None of these runs has finished an epoch.")
+    figure, ((left, right),) = _new_figure(1, 2, figure=figure, figsize=(10, 3.8))
+    for run in shown:
+        epochs = np.arange(1, len(run.history["val_accuracy"]) + 1)
+        for axes, key in ((left, "val_accuracy"), (right, "val_loss")):
+            axes.plot(epochs, run.history[key], marker="o", markersize=3, label=run.name)
+    for axes, label in ((left, "validation accuracy"), (right, "validation loss (cross-entropy, nats)")):
+        axes.set(xlabel="epoch", ylabel=label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.grid(axis="y", alpha=0.3)
+    left.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    left.legend(frameon=False, fontsize=8, loc="lower right")
     return figure
 
 

@@ -1,0 +1,168 @@
+"""What browser tests share: Chromium, a JupyterLab of their own, and a few steps in it."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[2]
+PATIENCE = 240  # seconds that a server or a kernel may take on a busy machine
+
+_CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+_QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+          "--disable-component-update", "--disable-sync")
+_FAKE_CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+_IDLE = """() => {
+  const session = window.jupyterapp?.shell.currentWidget?.context?.sessionContext;
+  return Boolean(session?.isReady && session.session?.kernel?.status === "idle");
+}"""
+
+
+@pytest.fixture(scope="module")
+def playwright() -> Iterator:
+    """Playwright, for one module: while it is open, other tests could run no event loop of their own."""
+    api = pytest.importorskip("playwright.sync_api", reason="no browser tests: playwright is not installed (pip install -e \".[test]\")")
+    with api.sync_playwright() as running:
+        yield running
+
+
+def _launch(playwright, *options: str):
+    path = next(filter(None, map(shutil.which, _CHROMIUM)), None)
+    if path is None:
+        pytest.skip(f"no browser tests: none of {', '.join(_CHROMIUM)} is installed")
+    return playwright.chromium.launch(executable_path=path, args=[*_QUIET, *options])
+
+
+@pytest.fixture(scope="module")
+def chromium(playwright) -> Iterator:
+    """The system's Chromium, without a camera."""
+    browser = _launch(playwright)
+    yield browser
+    browser.close()
+
+
+@pytest.fixture(scope="module")
+def chromium_with_camera(playwright) -> Iterator:
+    """The system's Chromium with a made-up camera (a green picture with a moving disc), which it may always use."""
+    browser = _launch(playwright, *_FAKE_CAMERA)
+    yield browser
+    browser.close()
+
+
+def kernel_environment(folder: Path) -> dict[str, str]:
+    """Environment of a server under test: short mode, digits, no network, and all of Jupyter's own folders in `folder`."""
+    ours = ("IMGCLASSIFY_", "JUPYTER", "MPLBACKEND", "KERAS_HOME")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    folders = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime", "IPYTHONDIR": "ipython",
+               "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
+               "IMGCLASSIFY_CACHE_DIR": "cache", "KERAS_HOME": "keras"}
+    return kept | {name: str(folder / value) for name, value in folders.items()} | {
+        "IMGCLASSIFY_SHORT": "1", "IMGCLASSIFY_OFFLINE": "1", "IMGCLASSIFY_DATASET": "digits"}
+
+
+def free_port() -> int:
+    """A port of this machine on which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def serving(command: list[str], url: str, log: Path, **options) -> Iterator[subprocess.Popen]:
+    """A server process, from its first answer at `url` to the end of the block; then it and its kernels are ended."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, **options)
+    try:
+        end = time.monotonic() + PATIENCE
+        while True:
+            assert process.poll() is None, f"The server ended by itself:\n{log.read_text()[-4000:]}"
+            assert time.monotonic() < end, f"The server did not answer in {PATIENCE} s:\n{log.read_text()[-4000:]}"
+            try:
+                urllib.request.urlopen(url, timeout=10).close()
+                break
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.5)
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture(scope="session")
+def jupyterlab(tmp_path_factory) -> Iterator[SimpleNamespace]:
+    """A JupyterLab of our own on a copy of the notebooks: `url`, `token`, `folder` (the copy) and `log`."""
+    pytest.importorskip("jupyterlab", reason="no browser tests: JupyterLab is not installed (pip install -e \".[notebooks]\")")
+    home = tmp_path_factory.mktemp("jupyterlab")
+    folder = home / "notebooks"
+    folder.mkdir()
+    for path in (PROJECT / "notebooks").glob("*.ipynb"):
+        shutil.copy(path, folder)
+    settings = home / "settings" / "@jupyterlab" / "apputils-extension"
+    settings.mkdir(parents=True)
+    (settings / "notification.jupyterlab-settings").write_text('{"fetchNews": "false", "checkForUpdates": false}')
+    port, token = free_port(), os.urandom(12).hex()
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--expose-app-in-browser", "--ServerApp.ip=127.0.0.1",
+               f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--ServerApp.root_dir={folder}",
+               f"--IdentityProvider.token={token}"]
+    url = f"http://127.0.0.1:{port}"
+    with serving(command, f"{url}/api/status?token={token}", home / "server.log", cwd=folder, env=kernel_environment(home)):
+        yield SimpleNamespace(url=url, token=token, folder=folder, log=home / "server.log")
+
+
+@pytest.fixture(scope="session")
+def open_notebook(jupyterlab) -> Callable:
+    """`open_notebook(page, "04_custom_prediction")` opens a notebook alone in JupyterLab and waits until its kernel is idle."""
+
+    def open_notebook(page, name: str) -> None:
+        workspace = os.urandom(4).hex()
+        page.goto(f"{jupyterlab.url}/lab/workspaces/{workspace}/tree/{name.removesuffix('.ipynb')}.ipynb?token={jupyterlab.token}")
+        page.wait_for_function(_IDLE, timeout=PATIENCE * 1000)
+        page.evaluate("() => window.jupyterapp.shell.collapseLeft()")
+
+    return open_notebook
+
+
+@pytest.fixture(scope="session")
+def run_all() -> Callable:
+    """`run_all(page)` runs all cells of the open notebook, waits until the kernel is idle, and finds no cell that failed."""
+
+    def run_all(page) -> None:
+        page.evaluate("""() => {
+          window.ranAll = undefined;
+          window.jupyterapp.commands.execute("notebook:run-all-cells").then(fine => { window.ranAll = Boolean(fine); },
+                                                                           error => { window.ranAll = String(error); });
+        }""")
+        page.wait_for_function("() => window.ranAll !== undefined", timeout=PATIENCE * 1000)
+        errors = page.locator('.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.stderr"], .jp-RenderedText[data-mime-type*="error"]')
+        assert page.evaluate("() => window.ranAll") is True, errors.all_inner_texts()
+        page.wait_for_function(_IDLE, timeout=PATIENCE * 1000)
+
+    return run_all
+
+
+@pytest.fixture(scope="session")
+def screenshot(tmp_path_factory) -> Callable:
+    """`screenshot(page, "upload")` saves what the page shows: in the folder `IMGCLASSIFY_SCREENSHOTS`, else in a temporary one."""
+    folder = Path(os.environ.get("IMGCLASSIFY_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def screenshot(page, name: str) -> Path:
+        path = folder / f"{name}.png"
+        page.screenshot(path=path)
+        return path
+
+    return screenshot
