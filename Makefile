@@ -7,12 +7,14 @@ PYTHON ?= $(shell for python in python3.12 python3.11 python3.13 python3 python;
 	&& { echo "$$python"; break; }; done)
 IMAGE ?=
 
-.PHONY: help run test lab notebooks lint clean
+.PHONY: help run test test-browser lab app notebooks lint clean
 
 help:
 	@echo "make run [IMAGE=photo.jpg]  find the data, load or train the baseline, evaluate, plot, classify"
 	@echo "make test                   run the unit tests, and the notebooks under nbval"
+	@echo "make test-browser           run the long tests in a real browser: camera, app, large and many files"
 	@echo "make lab                    open JupyterLab in notebooks/"
+	@echo "make app                    serve upload and camera as a page without code, on this computer only"
 	@echo "make notebooks              run all notebooks at full settings and store their outputs"
 	@echo "make lint                   check the style of code and notebooks"
 	@echo "make clean                  remove .venv"
@@ -39,8 +41,16 @@ run: $(VENV)/.installed
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest
 
+test-browser: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m browser_full tests/browser
+
 lab: $(VENV)/.installed-notebooks
 	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+# 32 MiB a message hold an upload of 20 MB, which travels as base64; what is larger is cut off.
+app: $(VENV)/.installed-notebooks
+	$(BIN)/voila notebooks/app.ipynb --Voila.ip=127.0.0.1 --strip_sources=True \
+	  --Voila.tornado_settings='{"websocket_max_message_size": 33554432}'
 
 # Outputs of cells tagged "live" (progress, widgets) are not stored: they mean nothing without a kernel.
 notebooks: $(VENV)/.installed-test

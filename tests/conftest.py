@@ -1,4 +1,4 @@
-"""What all tests share: a hermetic environment, small CIFAR-10 batches made on the spot, and the real data where it is."""
+"""What all tests share: a hermetic environment, small batches made on the spot, the real data where it is."""
 
 import os
 import pickle
@@ -12,7 +12,8 @@ import pytest
 os.environ["MPLBACKEND"] = "Agg"  # before any test module imports matplotlib
 
 # Where the person who runs the tests keeps the real data; the tests themselves see none of it.
-_USERS_OWN = {name: os.environ.get(name) for name in ("IMGCLASSIFY_DATA_DIR", "IMGCLASSIFY_CACHE_DIR", "KERAS_HOME")}
+_OWN_FOLDERS = ("IMGCLASSIFY_DATA_DIR", "IMGCLASSIFY_CACHE_DIR", "KERAS_HOME")
+_USERS_OWN = {name: os.environ.get(name) for name in _OWN_FOLDERS}
 _UNSET = ("IMGCLASSIFY_DATA_DIR", "IMGCLASSIFY_SHORT", "IMGCLASSIFY_DATASET", "IMGCLASSIFY_CIFAR10_URL")
 
 
@@ -30,7 +31,7 @@ def hermetic(monkeypatch, tmp_path):
 
 @pytest.fixture(scope="session")
 def cifar10():
-    """The real CIFAR-10 as a `Dataset`, loaded once, offline, from where the user has it; else the test is skipped."""
+    """The real CIFAR-10 as a `Dataset`, loaded once, offline, from where the user has it; else a skip."""
     from imgclassify.data import DatasetError, load_dataset
 
     with pytest.MonkeyPatch.context() as patch:
@@ -57,7 +58,7 @@ def cifar10_settings(cifar10):
 
 @pytest.fixture(scope="session")
 def write_batches() -> Callable[..., Path]:
-    """`write_batches(folder, rows=20, seed=0)` writes six small batches as CIFAR-10 unpacks; returns their folder.
+    """`write_batches(folder, rows=20, seed=0)` writes six small batches like CIFAR-10; returns their folder.
 
     The labels go round all ten classes, so 20 rows hold two pictures of each; pixels are random.
     """

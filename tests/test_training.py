@@ -179,6 +179,13 @@ def test_data_too_small_to_be_split_is_refused_before_training(tiny):
     assert runs() == []
 
 
+def test_a_share_of_the_training_pictures_leaves_those_for_validation_as_they_are(tiny):
+    model, _ = train_model("baseline", tiny, share=0.5, **QUICK)
+    assert model.manifest["share"] == 0.5
+    assert model.manifest["dataset"]["training_pictures"] == 24
+    assert model.manifest["dataset"]["validation_pictures"] == 12
+
+
 def test_runs_of_one_second_do_not_share_a_folder():
     assert len({training._new_run("twin").parent for _ in range(20)}) == 20
 
@@ -337,6 +344,7 @@ def test_the_settings_of_the_published_model_may_be_asked_for(tiny, tiny_run):
     ({"epochs": 5}, "epochs=3", "epochs=5"),
     ({"epochs": 5, "learning_rate": 0.01}, "epochs=3, learning_rate=0.001", "epochs=5, learning_rate=0.01"),
     ({"seed": 7}, "seed=0", "seed=7"),
+    ({"share": 0.5}, "share=1.0", "share=0.5"),
     ({"precision": "mixed_bfloat16"}, "precision=float32", "precision=mixed_bfloat16"),
     ({"recipe": Recipe("baseline")}, "epochs=3, batch_size=16", "epochs=20, batch_size=64"),
     ({"recipe": Recipe("baseline", epochs=3, batch_size=16), "seed": 7}, "seed=0", "seed=7"),

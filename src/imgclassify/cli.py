@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has left, as `head` does
         sys.stderr.close()
         return 1
-    except (ValueError, FileNotFoundError, MemoryError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         _complain(str(error))
         return 1
 
@@ -127,8 +127,10 @@ def _run(options: argparse.Namespace) -> int:
     result |= {"test_picture": {"label": label, "confidence": confidence}, "pictures": []}
     if options.image and data.name != "cifar10":
         best = load_model("best")
-        metrics, source = best.manifest["metrics"], best.manifest["dataset"]["source"]
-        say(f"Your pictures go to the shipped CIFAR-10 model: {metrics['test_accuracy']:.2%} on {source}, by its manifest; not measured here")
+        measured = best.manifest.get("metrics", {}).get("test_accuracy")
+        source = best.manifest.get("dataset", {}).get("source")
+        known = "accuracy unknown" if measured is None else f"{measured:.2%} on {source}, by its manifest; not measured here"
+        say(f"Your pictures go to the shipped CIFAR-10 model: {known}")
     for file in options.image:
         prediction = classify_custom_image(best, file)
         say(f"{file}: {prediction}")

@@ -308,9 +308,7 @@ def _load_auto(offline: bool, progress: Progress) -> Dataset:
     try:
         return _load_cifar10(offline, True, progress)
     except _NotAtHandError as error:
-        notice = (f"NOT CIFAR-10: working on scikit-learn's handwritten digits instead. {error} "
-                  "`imgclassify data --download` fetches it with patience.")
-        return replace(_load_digits(), notice=notice)
+        return replace(_load_digits(), notice=f"NOT CIFAR-10: working on scikit-learn's handwritten digits instead. {error}")
 
 
 def _load_cifar10(offline: bool, quick: bool, progress: Progress) -> Dataset:
@@ -325,15 +323,15 @@ def _load_cifar10(offline: bool, quick: bool, progress: Progress) -> Dataset:
     if (data := _load_best_cached(cache)) is not None:
         return data
     tried = ["IMGCLASSIFY_DATA_DIR (not set)"]
-    for name, folder in (("the cache", cache), ("Keras' cache", keras_cache), ("Keras' cache", keras_cache / "cifar-10-batches-py-target")):
+    for name, folder in (("the cache", cache), ("Keras' cache", keras_cache)):
+        tried.append(f"{name} {folder}")
         try:
-            if (source := _find_source(folder)) is not None:
+            if (source := _find_source(folder) or _find_source(folder / "cifar-10-batches-py-target")) is not None:
                 return _load_source(source)
-            tried.append(f"{name} {folder}")
         except DatasetError as error:
-            tried.append(f"{name} {folder} ({error})")
+            tried[-1] += f" ({error})"
     if offline:
-        tried.append("no network, as IMGCLASSIFY_OFFLINE or --offline asks")
+        tried.append("not the network, as asked")
     else:
         try:
             return _load_source(_fetch_archive(cache, quick, progress), delete_after=True)
@@ -342,8 +340,8 @@ def _load_cifar10(offline: bool, quick: bool, progress: Progress) -> Dataset:
         except OSError as error:
             tried.append(f"the network (the download cannot be written: {error})")
     raise _NotAtHandError(
-        f"CIFAR-10 was not found. Tried: {'; '.join(tried)}. To get it, fetch {ARCHIVE_NAME} (170 MB, for instance from "
-        f"{ADDRESSES[0]}) and put it into {cache}, or set IMGCLASSIFY_DATA_DIR to the folder that holds it."
+        f"CIFAR-10 was not found. Tried: {'; '.join(tried)}. To get it, run `imgclassify data --download`, or fetch {ARCHIVE_NAME} (170 MB, for "
+        f"instance from {ADDRESSES[0]}) and put it into {cache} or into a folder that IMGCLASSIFY_DATA_DIR names."
     )
 
 

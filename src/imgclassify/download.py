@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from imgclassify.progress import Progress, format_seconds
 
 _SLOWEST = 4_000  # bytes a second, over a stall time; CIFAR-10's origin, throttled, gives some 60,000
+_LARGEST = 2_000_000_000  # bytes, where the length is not known
 _ATTEMPTS = 5  # continued downloads from one address that breaks off midway
 
 
@@ -73,7 +74,7 @@ def fetch(urls: Sequence[str], destination: Path, *, sha256: str, size: int | No
     """
     destination.parent.mkdir(parents=True, exist_ok=True)
     part = destination.with_name(destination.name + ".part")
-    waited, reasons = 0.0, []
+    waited, problems = 0.0, {}
     for index, url in enumerate(urls):
         transfer = _Transfer(url, part, size, patience, progress or Progress(enabled=False))
         try:
@@ -88,9 +89,9 @@ def fetch(urls: Sequence[str], destination: Path, *, sha256: str, size: int | No
             os.replace(part, destination)
             return destination
         except DownloadError as error:
-            reasons.append(f"{urlsplit(url).netloc or url} {error}")
+            problems.setdefault(str(error), []).append(urlsplit(url).netloc or url)
             waited += transfer.waited
-    raise DownloadError("; ".join(reasons))
+    raise DownloadError("; ".join(f"{', '.join(hosts)} {problem}" for problem, hosts in problems.items()))
 
 
 class _Transfer:
@@ -140,9 +141,9 @@ class _Transfer:
                     skip -= len(chunk) - len(fresh)
                     file.write(fresh)
                     have += len(fresh)
-                    if fresh and self.size is not None and have > self.size:
+                    if fresh and have > (limit := self.size or _LARGEST):
                         file.truncate(begun)
-                        raise DownloadError(f"sends more than the expected {self.size:,} bytes")
+                        raise DownloadError(f"sends more than the expected {limit:,} bytes")
                     now = time.monotonic()
                     self._report(have, total, arrived, now - started, skip)
                     window_bytes += len(chunk)

@@ -116,7 +116,7 @@ def classify_custom_image(model, picture: Picture, *, class_names: Sequence[str]
         ValueError: The class names are not known, or the model takes no square RGB pictures.
     """
     height, width, channels = _input_shape(model)
-    if height != width or channels != 3:
+    if height is None or height != width or channels != 3:
         raise ValueError(f"The model must take square RGB pictures. It takes {(height, width, channels)}")
     return predict_image(model, prepare_image(decode_image(picture, name=name), size=height)[0], class_names=class_names)
 

@@ -1,5 +1,6 @@
 """What browser tests share: Chromium, a JupyterLab of their own, and a few steps in it."""
 
+import json
 import os
 import shutil
 import socket
@@ -123,11 +124,19 @@ def jupyterlab(tmp_path_factory) -> Iterator[SimpleNamespace]:
         yield SimpleNamespace(url=url, token=token, folder=folder, log=home / "server.log")
 
 
+def _ask(server: SimpleNamespace, method: str, path: str):
+    request = urllib.request.Request(f"{server.url}/api/{path}", method=method, headers={"Authorization": f"token {server.token}"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.loads(answer.read() or b"null")
+
+
 @pytest.fixture(scope="session")
 def open_notebook(jupyterlab) -> Callable:
-    """`open_notebook(page, "04_custom_prediction")` opens a notebook alone in JupyterLab and waits until its kernel is idle."""
+    """`open_notebook(page, "04_custom_prediction")` opens a notebook alone in JupyterLab, with a fresh kernel, and waits for it."""
 
     def open_notebook(page, name: str) -> None:
+        for session in _ask(jupyterlab, "GET", "sessions"):
+            _ask(jupyterlab, "DELETE", f"sessions/{session['id']}")
         workspace = os.urandom(4).hex()
         page.goto(f"{jupyterlab.url}/lab/workspaces/{workspace}/tree/{name.removesuffix('.ipynb')}.ipynb?token={jupyterlab.token}")
         page.wait_for_function(_IDLE, timeout=PATIENCE * 1000)

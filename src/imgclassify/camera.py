@@ -1,0 +1,73 @@
+"""Live classification from the browser's camera: the Python half of a small widget; `camera.js` is the other."""
+
+from pathlib import Path
+
+import anywidget
+import numpy as np
+import traitlets
+
+from imgclassify.images import ImageError
+from imgclassify.prediction import Prediction, class_names_of, classify_custom_image, image_data_uri
+
+MAX_FRAME_BYTES = 1_000_000  # a frame of three times the model's side has some 20 kB
+_DETAIL = 3  # side of a frame in sides of the model's input: enough left for the antialiasing here
+
+
+class CameraClassifier(anywidget.AnyWidget):
+    """A camera box: live preview, snapshot and continuous classification of what the browser's camera sees.
+
+    The browser cuts each frame to its central square and shrinks it; only this small picture goes to the
+    kernel, which classifies it like any other picture. Nothing is stored. The preview is mirrored, as in a
+    mirror; what is classified is not.
+
+    Args:
+        model: From `load_model` or `train_model`; its input must be square and RGB.
+
+    Attributes:
+        prediction: The last `Prediction`; None before the first.
+
+    Raises:
+        ValueError: The model takes no square RGB pictures, or its class names are not known.
+    """
+
+    _esm = Path(__file__).with_name("camera.js")
+    _css = Path(__file__).with_name("camera.css")
+    class_names = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    frame_side = traitlets.Int().tag(sync=True)
+
+    def __init__(self, model):
+        self._model = model
+        self.prediction: Prediction | None = None
+        side = model.input_shape[1]
+        classify_custom_image(model, np.zeros((side, side, 3), np.uint8))  # compiles the model now, not at the first frame
+        super().__init__(class_names=list(class_names_of(model)), frame_side=_DETAIL * side)
+        self.on_msg(self._on_frame)
+
+    def classify_frame(self, content: bytes) -> Prediction:
+        """Classify one frame as if the browser had sent it; also for code and tests.
+
+        Args:
+            content: A picture file, at most 1 MB; the browser sends PNG.
+
+        Returns:
+            The prediction, which `prediction` keeps as well.
+
+        Raises:
+            ImageError: The frame is too large or cannot be read.
+        """
+        if len(content) > MAX_FRAME_BYTES:
+            raise ImageError(f"The frame has {len(content) / 1e6:.1f} MB: at most {MAX_FRAME_BYTES / 1e6:.0f} MB are accepted.")
+        self.prediction = classify_custom_image(self._model, bytes(content), name="The frame")
+        return self.prediction
+
+    def _on_frame(self, _, message: dict, buffers: list) -> None:
+        """Answer a frame with its prediction, or with one sentence that says why there is none."""
+        answer = {"frame": message.get("frame") if isinstance(message, dict) else None}
+        try:
+            prediction = self.classify_frame(buffers[0])
+            answer |= {"top": prediction.top(3), "view": image_data_uri(prediction.image)}
+        except ImageError as error:
+            answer |= {"error": str(error)}
+        except Exception as error:  # a callback's exception would be lost in the front end's log
+            answer |= {"error": f"The frame could not be classified ({type(error).__name__}: {error})."}
+        self.send(answer)

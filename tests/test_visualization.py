@@ -1,0 +1,242 @@
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from imgclassify import runtime
+from imgclassify import visualization as v
+from imgclassify.evaluation import Evaluation, evaluate_model
+from imgclassify.images import ImageError
+from imgclassify.prediction import Prediction, predict_image
+
+HISTORY = {"loss": [2.0, 1.5, 1.2], "accuracy": [0.3, 0.4, 0.5],
+           "val_loss": [1.8, 1.4, 1.5], "val_accuracy": [0.35, 0.55, 0.45]}
+NAMES = ("cat", "dog", "ox")
+
+
+@pytest.fixture(autouse=True)
+def nothing_shown_saved_or_left_open(monkeypatch, tmp_path):
+    monkeypatch.setattr(plt, "show", lambda *_, **__: pytest.fail("a figure was shown"))
+    monkeypatch.setattr(Figure, "savefig", lambda *_, **__: pytest.fail("a figure was saved"))
+    monkeypatch.chdir(tmp_path)
+    settings = dict(plt.rcParams)
+    yield
+    assert dict(plt.rcParams) == settings
+    plt.close("all")
+
+
+@pytest.fixture
+def evaluation():
+    probabilities = np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6], [0.2, 0.5, 0.3], [0.0, 0.1, 0.9], [0.8, 0.1, 0.1]])
+    return Evaluation(probabilities.astype(np.float32), np.array([0, 1, 1, 2, 2]), NAMES, "a farm")
+
+
+@pytest.fixture
+def pictures():
+    return np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+
+
+def drawn(figure: Figure) -> Figure:
+    """The figure after it has really been drawn, which is where Matplotlib finds most mistakes."""
+    assert isinstance(figure, Figure)
+    figure.canvas.draw()
+    return figure
+
+
+def texts(figure: Figure) -> str:
+    return "\n".join(text.get_text() for text in figure.findobj(plt.Text) if text.get_text())
+
+
+# --- history -----------------------------------------------------------------------------------------
+
+
+def test_the_history_plot_has_accuracy_and_loss_of_training_and_validation_over_epochs():
+    left, right = drawn(v.plot_history(HISTORY, title="Baseline, CIFAR-10")).axes
+    assert (left.get_xlabel(), left.get_ylabel()) == ("epoch", "accuracy")
+    assert right.get_xlabel() == "epoch"
+    assert right.get_ylabel().startswith("loss")
+    for axes, key in ((left, "accuracy"), (right, "loss")):
+        training, validation, best = axes.lines
+        assert training.get_xdata().tolist() == [1, 2, 3]
+        assert list(training.get_ydata()) == HISTORY[key]
+        assert list(validation.get_ydata()) == HISTORY[f"val_{key}"]
+        assert list(best.get_xdata()) == [2]
+    legend = [text.get_text() for text in left.get_legend().get_texts()]
+    assert legend == ["training (with dropout)", "validation", "best validation accuracy: 55.0%, epoch 2"]
+    assert left.figure.get_suptitle() == "Baseline, CIFAR-10"
+
+
+def test_the_history_plot_takes_a_keras_history_as_it_comes_from_fit():
+    history = runtime.keras().callbacks.History()
+    history.history = HISTORY
+    assert len(v.plot_history(history).axes) == 2
+
+
+def test_the_history_of_a_single_epoch_is_visible():
+    figure = drawn(v.plot_history({key: values[:1] for key, values in HISTORY.items()}))
+    assert all(line.get_marker() == "o" for axes in figure.axes for line in axes.lines)
+    assert [tick for tick in figure.axes[0].get_xticks() if 0.5 < tick < 1.5] == [1]
+
+
+def test_a_history_without_validation_is_plotted():
+    left, _ = drawn(v.plot_history({"loss": [1.0, 0.5], "accuracy": [0.5, 0.7]})).axes
+    assert len(left.lines) == 1
+
+
+@pytest.mark.parametrize("history", [{}, {"loss": [], "accuracy": []}, {"loss": [1.0]}])
+def test_a_history_without_an_epoch_is_refused(history):
+    with pytest.raises(ValueError, match='at least one epoch of "loss" and "accuracy". Received: '):
+        v.plot_history(history)
+
+
+def test_plotting_a_history_does_not_modify_it():
+    history = {key: list(values) for key, values in HISTORY.items()}
+    v.plot_history(history)
+    assert history == HISTORY
+
+
+# --- pictures ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("count", "panels"), [(1, 1), (4, 4), (5, 8)])
+def test_a_sample_grid_has_a_panel_for_each_picture(pictures, count, panels):
+    figure = drawn(v.plot_samples(pictures[:count], list("abcde")[:count], columns=4, title="Some"))
+    assert len(figure.axes) == panels
+    assert [axes.get_title() for axes in figure.axes if axes.images] == list("abcde")[:count]
+    assert figure.get_suptitle() == "Some"
+
+
+def test_pictures_are_drawn_pixel_for_pixel_and_not_modified(pictures):
+    before = pictures.copy()
+    figure = v.plot_samples(pictures)
+    for axes, picture in zip(figure.axes, pictures, strict=True):
+        assert axes.images[0].get_interpolation() == "nearest"
+        assert np.array_equal(axes.images[0].get_array(), picture)
+    assert np.array_equal(pictures, before)
+
+
+def test_class_samples_show_each_class_in_its_row_and_repeat_by_seed(tiny):
+    figure = drawn(v.plot_class_samples(tiny, count=4))
+    again, other = v.plot_class_samples(tiny, count=4), v.plot_class_samples(tiny, count=4, seed=1)
+    shown = [[axes.images[0].get_array() for axes in each.axes] for each in (figure, again, other)]
+    assert len(shown[0]) == 12
+    for number, picture in enumerate(shown[0]):
+        assert picture.mean(axis=(0, 1)).argmax() == number // 4  # red, green and blue rows
+    assert np.array_equal(shown[0], shown[1])
+    assert not np.array_equal(shown[0], shown[2])
+    assert "made-up colours" in texts(figure)
+    assert all(name in texts(figure) for name in tiny.class_names)
+
+
+def test_class_counts_show_training_and_test_pictures_of_each_class(tiny):
+    (axes,) = drawn(v.plot_class_counts(tiny)).axes
+    assert [bar.get_width() for bar in axes.patches] == [20, 20, 20, 10, 10, 10]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["red", "green", "blue"]
+    assert axes.get_xlabel() == "pictures"
+    assert "made-up colours" in axes.get_title()
+
+
+def test_the_channel_plot_states_each_channels_mean(tiny):
+    (axes,) = drawn(v.plot_channels(tiny)).axes
+    assert axes.get_xlabel() == "pixel value"
+    assert axes.get_ylabel() == "share of pixels"
+    for channel, (line, name) in enumerate(zip(axes.lines, ("red", "green", "blue"), strict=True)):
+        assert line.get_label().startswith(f"{name}: mean {tiny.x_train[..., channel].mean() / 255:.3f}")
+        assert line.get_ydata().sum() == pytest.approx(1)
+
+
+def test_mean_images_are_the_means_of_their_classes(tiny):
+    figure = drawn(v.plot_mean_images(tiny))
+    for number, axes in enumerate(figure.axes):
+        assert axes.get_title() == tiny.class_names[number]
+        expected = tiny.x_train[tiny.y_train == number].mean(axis=0) / 255
+        assert np.asarray(axes.images[0].get_array()) == pytest.approx(expected, abs=1 / 255)
+
+
+def test_pairs_stand_above_one_another(pictures):
+    figure = drawn(v.plot_pairs([(pictures[0], pictures[1], "one"), (pictures[2], pictures[3], "two")], title="Twins"))
+    assert [axes.get_title() for axes in figure.axes] == ["one", "two", "", ""]
+    assert np.array_equal(figure.axes[2].images[0].get_array(), pictures[1])
+
+
+# --- measurements ------------------------------------------------------------------------------------
+
+
+def test_the_confusion_matrix_has_named_axes_and_every_count(evaluation):
+    axes, colors = drawn(v.plot_confusion_matrix(evaluation)).axes
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "true class")
+    assert [label.get_text() for label in axes.get_xticklabels()] == list(NAMES)
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(NAMES)
+    counts = [[0] * 3 for _ in range(3)]
+    for text in axes.texts:
+        column, row = text.get_position()
+        counts[row][column] = int(text.get_text())
+    assert counts == evaluation.confusion.tolist() == [[1, 0, 0], [0, 1, 1], [1, 0, 1]]
+    assert np.asarray(axes.images[0].get_array())[1].tolist() == [0, 0.5, 0.5]
+    assert axes.get_title() == "60.0% of 5 right, a farm"
+    assert colors.get_ylabel() == "share of the true class"
+
+
+def test_class_accuracy_is_sorted_and_leaves_out_classes_without_pictures():
+    evaluation = Evaluation(np.eye(4, dtype=np.float32)[[0, 0, 1, 2]], np.array([0, 1, 1, 2]), ("a", "b", "c", "d"), "x")
+    (axes,) = drawn(v.plot_class_accuracy(evaluation)).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "c", "b"]
+    assert [bar.get_width() for bar in axes.patches] == [1, 1, 0.5]
+    assert axes.get_xlabel() == "share classified correctly"
+
+
+def test_the_confidence_plot_counts_right_and_wrong_predictions(evaluation):
+    (axes,) = drawn(v.plot_confidence(evaluation)).axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["right (3)", "wrong (2)"]
+    assert sum(bar.get_height() for bar in axes.patches) == 5
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("confidence of the prediction", "pictures")
+
+
+def test_mistakes_are_shown_most_confident_first(pictures, evaluation):
+    figure = drawn(v.plot_mistakes(pictures, evaluation))
+    assert [axes.get_title() for axes in figure.axes] == ["cat 80%\ntrue: ox", "ox 60%\ntrue: dog"]
+    assert np.array_equal(figure.axes[0].images[0].get_array(), pictures[4])
+    assert len(v.plot_mistakes(pictures, evaluation, count=1).axes) == 1
+
+
+def test_without_mistakes_there_is_no_figure_of_them(tiny, tiny_model):
+    perfect = evaluate_model(tiny_model, tiny.x_test, tiny.y_test)
+    assert perfect.accuracy == 1
+    assert v.plot_mistakes(tiny.x_test, perfect) is None
+
+
+# --- predictions -------------------------------------------------------------------------------------
+
+
+def test_the_models_view_stands_beside_the_picture():
+    photo = Image.new("RGB", (90, 60), "teal")
+    left, right = drawn(v.plot_model_view(photo)).axes
+    assert left.images[0].get_array().shape == (60, 90, 3)
+    assert right.images[0].get_array().shape == (32, 32, 3)
+    assert "32 x 32 pixels" in right.get_title()
+    assert photo.size == (90, 60)
+
+
+def test_a_prediction_is_drawn_as_view_and_bars(tiny, tiny_model):
+    prediction = predict_image(tiny_model, tiny.x_test[0])
+    view, bars = drawn(v.plot_prediction(prediction, true_label="red")).axes
+    assert np.array_equal(view.images[0].get_array(), tiny.x_test[0])
+    assert [label.get_text() for label in bars.get_yticklabels()] == list(prediction.probabilities)
+    assert [bar.get_width() for bar in bars.patches] == list(prediction.probabilities.values())
+    assert bars.get_xlabel() == "probability"
+    assert bars.get_title() == "red (true class: red)"
+
+
+def test_a_prediction_with_its_picture_has_three_panels_and_top_limits_the_bars(tiny, tiny_model):
+    prediction = predict_image(tiny_model, tiny.x_test[0])
+    picture, _, bars = drawn(v.plot_prediction(prediction, Image.new("RGB", (90, 60)), top=2)).axes
+    assert picture.images[0].get_array().shape == (60, 90, 3)
+    assert len(bars.patches) == 2
+
+
+@pytest.mark.parametrize("plot", [
+    v.plot_model_view, lambda picture: v.plot_prediction(Prediction("a", 1, {"a": 1}, np.zeros((2, 2, 3), np.uint8)), picture)])
+def test_a_bad_picture_is_an_image_error(plot):
+    with pytest.raises(ImageError, match=r"gone\.jpg does not exist"):
+        plot("gone.jpg")
