@@ -86,7 +86,7 @@ def nothing_shipped(monkeypatch):
 
 @pytest.fixture(scope="session")
 def tiny():
-    """A `Dataset` of 60 + 30 made-up pictures of three classes: mostly red, green or blue, and quickly learned."""
+    """A `Dataset` of 60 + 30 made-up, quickly learned pictures of three classes: red, green or blue."""
     from imgclassify.data import Dataset, fingerprint
 
     rng = np.random.default_rng(0)

@@ -17,6 +17,7 @@ PROBABILITIES = np.array([
     [0.0, 0.1, 0.9],
     [0.5, 0.1, 0.4],
 ], np.float32)
+PICTURES = PROBABILITIES[:, None, None]  # of one pixel, see ReadsThePixels
 LABELS = np.array([0, 1, 1, 2, 2])
 
 
@@ -32,7 +33,7 @@ class ReadsThePixels:
 
 @pytest.fixture
 def hand_computed() -> Evaluation:
-    return evaluate_model(ReadsThePixels(), PROBABILITIES[:, None, None], LABELS, class_names=NAMES, source="a farm")
+    return evaluate_model(ReadsThePixels(), PICTURES, LABELS, class_names=NAMES, source="a farm")
 
 
 def test_a_case_computed_by_hand(hand_computed):
@@ -74,9 +75,8 @@ def test_a_certain_mistake_has_a_large_but_finite_loss():
 
 
 def test_class_numbers_columns_and_one_hot_rows_are_the_same_labels(hand_computed):
-    pictures = PROBABILITIES[:, None, None]
     for labels in (LABELS[:, None], np.eye(3)[LABELS], LABELS.astype(np.uint8), LABELS.tolist()):
-        other = evaluate_model(ReadsThePixels(), pictures, labels, class_names=NAMES)
+        other = evaluate_model(ReadsThePixels(), PICTURES, labels, class_names=NAMES)
         assert np.array_equal(other.labels, LABELS)
         assert other.loss == hand_computed.loss
 
@@ -159,24 +159,26 @@ def test_each_picture_is_predicted_once_whatever_is_asked_of_the_evaluation(monk
         return predict(model, x, **options)
 
     monkeypatch.setattr(module, "predict_probabilities", counting)
-    evaluation = evaluate_model(ReadsThePixels(), PROBABILITIES[:, None, None], LABELS, class_names=NAMES)
-    _ = (evaluation.accuracy, evaluation.loss, evaluation.interval, evaluation.confusion, evaluation.per_class,
-         evaluation.most_confused(), str(evaluation), evaluation._repr_html_())
+    evaluation = evaluate_model(ReadsThePixels(), PICTURES, LABELS, class_names=NAMES)
+    for name in ("accuracy", "loss", "interval", "confusion", "per_class", "correct", "confidence"):
+        getattr(evaluation, name)
+    _ = evaluation.most_confused(), str(evaluation), evaluation._repr_html_()
     assert predicted == [5]
 
 
 @pytest.mark.parametrize(("x", "y"), [(5, 4), (0, 0), (4, 5)])
 def test_pictures_and_labels_must_be_equally_many_and_some(x, y):
     with pytest.raises(ValueError, match=f"must be equally many and at least one. Received: {x} and {y}"):
-        evaluate_model(ReadsThePixels(), PROBABILITIES[:x, None, None], LABELS[:y], class_names=NAMES)
+        evaluate_model(ReadsThePixels(), PICTURES[:x], LABELS[:y], class_names=NAMES)
 
 
-@pytest.mark.parametrize("label", [3, -1])
-def test_labels_that_the_model_does_not_know_are_refused(label):
-    with pytest.raises(ValueError, match=rf"Labels must lie between 0 and 2\. Received: .*{label}"):
-        evaluate_model(ReadsThePixels(), PROBABILITIES[:2, None, None], np.array([1, label]), class_names=NAMES)
+@pytest.mark.parametrize(("label", "said"), [
+    (3, "must lie between 0 and 2"), (-1, "must be class numbers: whole")])
+def test_labels_that_the_model_does_not_know_are_refused(label, said):
+    with pytest.raises(ValueError, match=rf"Labels {said}.*\. Received: .*{label}"):
+        evaluate_model(ReadsThePixels(), PICTURES[:2], np.array([1, label]), class_names=NAMES)
 
 
 def test_labels_of_another_form_are_refused():
     with pytest.raises(ValueError, match=r"class numbers \(N,\) or one-hot \(N, classes\)"):
-        evaluate_model(ReadsThePixels(), PROBABILITIES[:, None, None], np.zeros((5, 2, 2)), class_names=NAMES)
+        evaluate_model(ReadsThePixels(), PICTURES, np.zeros((5, 2, 2)), class_names=NAMES)

@@ -13,8 +13,9 @@ def record(name: str, **manifest) -> None:
 
 
 def trained(val_accuracy: float, epochs: int = 2, seed: int = 0) -> dict:
-    return {"status": "complete", "recipe": {"name": "baseline", "epochs": epochs, "batch_size": 64}, "seed": seed, "share": 0.5,
-            "precision": "float32", "dataset": {"source": "CIFAR-10"}, "wall_time_s": 90.0,
+    return {"status": "complete", "recipe": {"name": "baseline", "epochs": epochs, "batch_size": 64},
+            "seed": seed, "share": 0.5, "precision": "float32", "dataset": {"source": "CIFAR-10"},
+            "wall_time_s": 90.0,
             "history": {"loss": [1.0] * epochs}, "metrics": {"val_accuracy": val_accuracy}}
 
 
@@ -22,7 +23,7 @@ def trained(val_accuracy: float, epochs: int = 2, seed: int = 0) -> dict:
 def three_runs():
     record("20260101-000000-first", **trained(0.5))
     record("20260102-000000-second", **trained(0.7, epochs=5))
-    record("20260103-000000-third", status="failed", recipe={"name": "baseline", "epochs": 2, "batch_size": 64})
+    record("20260103-000000-third", status="failed", recipe={"name": "baseline", "epochs": 2})
 
 
 def test_there_are_no_runs_before_the_first_training():

@@ -32,10 +32,11 @@ def publish(model, name: str, val_accuracy: float | None = None):
 
 
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
-def test_a_saved_model_comes_back_with_the_same_predictions_and_its_manifest(tiny, tiny_model, tmp_path, suffix):
+def test_a_saved_model_comes_back_with_its_predictions_and_its_manifest(tiny, tiny_model, tmp_path, suffix):
     path = save_model(tiny_model, tmp_path / "new" / f"model{suffix}")
     loaded = load_model(path)
-    assert np.array_equal(predict_probabilities(loaded, tiny.x_test), predict_probabilities(tiny_model, tiny.x_test))
+    before, after = (predict_probabilities(model, tiny.x_test) for model in (tiny_model, loaded))
+    assert np.array_equal(before, after)
     assert loaded.manifest["class_names"] == ["red", "green", "blue"]
     assert loaded.manifest["history"] == tiny_model.manifest["history"]
     assert loaded.manifest == json.loads(path.with_suffix(".json").read_text())
@@ -68,7 +69,7 @@ def test_a_loaded_model_can_be_saved_again(tiny_model, tmp_path):
 def test_an_existing_file_is_overwritten_only_on_demand(small, tmp_path):
     path = save_model(small, tmp_path / "model.keras", {"note": "first"})
     before = path.read_bytes()
-    with pytest.raises(ModelFileError, match=r"model\.keras exists already and is not overwritten: pass replace=True"):
+    with pytest.raises(ModelFileError, match=r"model\.keras exists already .* pass replace=True"):
         save_model(small, path, {"note": "second"})
     assert path.read_bytes() == before
     save_model(small, path, {"note": "second"}, replace=True)
@@ -109,7 +110,8 @@ def test_a_damaged_file_without_manifest_is_a_model_file_error(small, tmp_path, 
     path.with_suffix(".json").unlink()
     damaged = path.read_bytes()[:3000] if content is None else content
     path.write_bytes(damaged)
-    with pytest.raises(ModelFileError, match=rf"model\{suffix} cannot be loaded with Keras 3.* damaged or of another version"):
+    said = rf"model\{suffix} cannot be loaded with Keras 3.* it is damaged or of another version"
+    with pytest.raises(ModelFileError, match=said):
         load_model(path)
     assert path.read_bytes() == damaged
 
@@ -138,7 +140,8 @@ def test_a_model_that_carries_code_is_refused_and_its_code_not_run(tmp_path, mon
     mark = tmp_path / "the code has run"
     # A Lambda keeps its function as byte code; this one would leave a mark when it is called or loaded.
     source = f"lambda x: (__import__('pathlib').Path({str(mark)!r}).touch(), x)[1]"
-    model = keras.Sequential([keras.layers.Input((32, 32, 3)), keras.layers.Lambda(eval(source)), keras.layers.Flatten()])
+    layers = [keras.layers.Input((32, 32, 3)), keras.layers.Lambda(eval(source)), keras.layers.Flatten()]
+    model = keras.Sequential(layers)
     assert mark.exists()  # building the model has called it
     mark.unlink()
     with persistence._absl_quiet():
@@ -215,12 +218,12 @@ def test_the_artifacts_folder_goes_before_the_shipped_models(small, tmp_path, mo
 
 
 def test_what_is_not_there_is_said_with_what_is(small):
-    with pytest.raises(ModelFileError, match='No model for "best": .* Published here: none'):
+    with pytest.raises(ModelFileError, match=r'No model for "best": .* Published here: none\.'):
         find_model("best")
     publish(small, "cifar10_model.h5")
     publish(small, "digits_model.keras")
-    with pytest.raises(ModelFileError, match=r'No model for "strnog": give "best", a recipe, a \.keras or \.h5 file or '
-                                             r"a run\. Published here: cifar10_model\.h5, digits_model\.keras\."):
+    there = r"Published here: cifar10_model\.h5, digits_model\.keras\."
+    with pytest.raises(ModelFileError, match=rf'No model for "strnog": give "best", a recipe, .* {there}'):
         load_model("strnog")
 
 

@@ -1,4 +1,4 @@
-import datetime
+import datetime as dt
 import io
 import logging
 
@@ -22,7 +22,7 @@ def box(tiny_model):
 
 def chosen(name: str, content: bytes) -> dict:
     """A file as the browser's part of ipywidgets 8 hands it over."""
-    modified = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+    modified = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
     return {"name": name, "type": "image/png", "size": len(content), "content": memoryview(content),
             "last_modified": modified}
 
@@ -86,7 +86,8 @@ def test_the_next_choice_replaces_the_last_one(box):
 
 
 def test_names_of_files_are_escaped(box):
-    box.upload.value = (chosen("<img src=x onerror=alert(1)>.png", picture("red")), chosen("<b>.png", b"broken"))
+    evil = "<img src=x onerror=alert(1)>.png"
+    box.upload.value = (chosen(evil, picture("red")), chosen("<b>.png", b"broken"))
     assert "<img src=x" not in box.output.value
     assert "&lt;img src=x" in box.output.value
     assert "<b>" not in box.message.value

@@ -1,14 +1,15 @@
 // The browser's half of CameraClassifier (camera.py). Frames go to the kernel and nowhere else; the next one leaves
 // only when the last one is answered.
 
-const UPLOAD = " Use the upload box instead.";
-const INSECURE = "The browser gives no camera to this page: it does so only on https:// or on localhost." + UPLOAD;
+const UPLOAD = " Or use the upload box.";
+const INSECURE = "The browser gives this page no camera: it does so only on https:// or on localhost. Use the upload box instead.";
 const REFUSED = {
   NotAllowedError: "The camera was refused: allow it in the browser's address bar and start again." + UPLOAD,
   NotFoundError: "No camera was found: connect one and start again." + UPLOAD,
   NotReadableError: "The camera is busy: close the program that uses it and start again." + UPLOAD,
 };
 const PATIENCE = 20; // seconds to wait for an answer before the camera is given back
+const NOTHING = "data:image/gif;base64,R0lGODlhAQABAAAAACw="; // a picture of one transparent pixel
 const PACE = 1000 / 15; // milliseconds between frames, at least: faster looks no better and takes the processor from others
 
 function element(tag, className, parent, properties = {}) {
@@ -31,11 +32,12 @@ function render({ model, el }) {
     return made;
   };
   const video = element("video", "preview", panel("Camera (mirrored)"), { muted: true, playsInline: true });
-  const view = element("img", "view", panel("What the model sees"), { alt: "" });
+  const view = element("img", "view", panel("The model's view"), { alt: "", src: NOTHING });
   const verdict = panel("Most probable classes");
   const bars = element("div", "bars", verdict);
   const rate = element("p", "rate", verdict);
-  element("p", "classes", root, { textContent: `It knows only: ${model.get("class_names").join(", ")}.` });
+  const known = element("p", "", root, { textContent: "It knows only: " });
+  known.append(element("b", "", null, { textContent: model.get("class_names").join(", ") }), ".");
 
   const canvas = document.createElement("canvas");
   const myself = `${Math.random()}/`; // the same widget may be shown twice: answers are told apart

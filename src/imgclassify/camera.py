@@ -1,4 +1,4 @@
-"""Live classification from the browser's camera: the Python half of a small widget; `camera.js` is the other."""
+"""Live classification from the browser's camera: the Python half of a widget; `camera.js` is the other."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ class CameraClassifier(anywidget.AnyWidget):
         self._model = model
         self.prediction: Prediction | None = None
         side = model.input_shape[1]
-        classify_custom_image(model, np.zeros((side, side, 3), np.uint8))  # compiles the model now, not at the first frame
+        classify_custom_image(model, np.zeros((side, side, 3), np.uint8))  # compiles the model before the first frame
         super().__init__(class_names=list(class_names_of(model)), frame_side=_DETAIL * side)
         self.on_msg(self._on_frame)
 
@@ -56,7 +56,8 @@ class CameraClassifier(anywidget.AnyWidget):
             ImageError: The frame is too large or cannot be read.
         """
         if len(content) > MAX_FRAME_BYTES:
-            raise ImageError(f"The frame has {len(content) / 1e6:.1f} MB: at most {MAX_FRAME_BYTES / 1e6:.0f} MB are accepted.")
+            megabytes, limit = len(content) / 1e6, MAX_FRAME_BYTES / 1e6
+            raise ImageError(f"The frame has {megabytes:.1f} MB: at most {limit:.0f} MB are accepted.")
         self.prediction = classify_custom_image(self._model, bytes(content), name="The frame")
         return self.prediction
 

@@ -118,7 +118,7 @@ def _run(options: argparse.Namespace) -> int:
         best = load_model("best")
         if best.manifest.get("sha256") != model.manifest.get("sha256"):
             measured = evaluate_model(best, data.x_test, data.y_test, source=data.source)
-            say(f"Best model ({best.manifest['recipe']['name']}): {measured}")
+            say(f"Best model ({best.manifest.get('recipe', {}).get('name', 'unrecorded')}): {measured}")
             result["best_test_accuracy"] = measured.accuracy
     written = _save_figures(model, history, baseline, data)
 
@@ -156,7 +156,7 @@ def _save_figures(model, history: dict, evaluation, data) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     prediction = predict_image(model, data.x_test[0])
     figures = {
-        "history": visualization.plot_history(history, title=f"Baseline, {model.manifest['dataset']['source']}"),
+        "history": visualization.plot_history(history, title=f"Baseline, {model.manifest.get('dataset', {}).get('source', 'data unrecorded')}"),
         "confusion": visualization.plot_confusion_matrix(evaluation),
         "prediction": visualization.plot_prediction(prediction, true_label=data.class_names[data.y_test[0]]),
     }
@@ -264,16 +264,25 @@ def _runs(options: argparse.Namespace) -> int:
     from imgclassify import compare_runs, delete_run
 
     if options.delete:
-        if not options.yes and input(f"Delete the run {options.delete} for good? [y/N] ").strip().lower() not in ("y", "yes"):
-            print("Nothing was deleted.")
-            return 0
-        delete_run(options.delete)
-        print(f"Deleted {options.delete}.")
+        sure = options.yes or _confirm(f"Delete the run {options.delete} for good?")
+        if sure:
+            delete_run(options.delete)
+        text = f"Deleted {options.delete}." if sure else "Nothing was deleted."
+        _report(options, text, {"deleted": options.delete if sure else None})
         return 0
     comparison = compare_runs(*options.names)
     text = str(comparison) if comparison.runs else "No runs yet: `imgclassify train` makes one."
     _report(options, text, [run.manifest | {"name": run.name} for run in comparison.runs])
     return 0
+
+
+def _confirm(question: str) -> bool:
+    """Ask on standard error, which leaves standard output to the result; nobody there to answer means no."""
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    try:
+        return input().strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,8 +19,10 @@ PROJECT = Path(__file__).resolve().parents[2]
 PATIENCE = 240  # seconds that a server or a kernel may take on a busy machine
 
 _CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
-_QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-          "--disable-component-update", "--disable-sync")
+_QUIET = (
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+)  # fmt: skip
 _FAKE_CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 _IDLE = """() => {
   const session = window.jupyterapp?.shell.currentWidget?.context?.sessionContext;
@@ -32,7 +33,8 @@ _IDLE = """() => {
 @pytest.fixture(scope="module")
 def playwright() -> Iterator:
     """Playwright, for one module: while it is open, other tests could run no event loop of their own."""
-    api = pytest.importorskip("playwright.sync_api", reason="no browser tests: playwright is not installed (pip install -e \".[test]\")")
+    missing = 'no browser tests: playwright is not installed (pip install -e ".[test]")'
+    api = pytest.importorskip("playwright.sync_api", reason=missing)
     with api.sync_playwright() as running:
         yield running
 
@@ -54,44 +56,68 @@ def chromium(playwright) -> Iterator:
 
 @pytest.fixture(scope="module")
 def chromium_with_camera(playwright) -> Iterator:
-    """The system's Chromium with a made-up camera (a green picture with a moving disc), which it may always use."""
+    """The system's Chromium with a made-up camera (a moving disc on green), which every page may use."""
     browser = _launch(playwright, *_FAKE_CAMERA)
     yield browser
     browser.close()
 
 
-def kernel_environment(folder: Path) -> dict[str, str]:
-    """Environment of a server under test: short mode, digits, no network, and all of Jupyter's own folders in `folder`."""
+@pytest.fixture(scope="session")
+def project() -> Path:
+    """The project's folder."""
+    return PROJECT
+
+
+@pytest.fixture(scope="session")
+def kernel_environment() -> Callable[[Path], dict[str, str]]:
+    """`kernel_environment(folder)`: short mode, digits, no network, and all of Jupyter's own folders in `folder`."""
+    return _kernel_environment
+
+
+def _kernel_environment(folder: Path) -> dict[str, str]:
     ours = ("IMGCLASSIFY_", "JUPYTER", "MPLBACKEND", "KERAS_HOME")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    folders = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime", "IPYTHONDIR": "ipython",
-               "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
-               "IMGCLASSIFY_CACHE_DIR": "cache", "KERAS_HOME": "keras"}
+    folders = {
+        "JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime",
+        "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
+        "IPYTHONDIR": "ipython", "IMGCLASSIFY_CACHE_DIR": "cache", "KERAS_HOME": "keras",
+    }  # fmt: skip
     return kept | {name: str(folder / value) for name, value in folders.items()} | {
         "IMGCLASSIFY_SHORT": "1", "IMGCLASSIFY_OFFLINE": "1", "IMGCLASSIFY_DATASET": "digits"}
 
 
-def free_port() -> int:
-    """A port of this machine on which nobody listens."""
+@pytest.fixture(scope="session")
+def free_port() -> Callable[[], int]:
+    """`free_port()` is a port of this machine on which nobody listens."""
+    return _free_port
+
+
+def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
+@pytest.fixture(scope="session")
+def serving() -> Callable:
+    """`with serving(command, url, log, ...)` runs a server from its first answer at `url` to the end of the block."""
+    return _serving
+
+
 @contextmanager
-def serving(command: list[str], url: str, log: Path, **options) -> Iterator[subprocess.Popen]:
-    """A server process, from its first answer at `url` to the end of the block; then it and its kernels are ended."""
+def _serving(command: list[str], url: str, log: Path, **options) -> Iterator[subprocess.Popen]:
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, **options)
     try:
         end = time.monotonic() + PATIENCE
         while True:
-            assert process.poll() is None, f"The server ended by itself:\n{log.read_text()[-4000:]}"
-            assert time.monotonic() < end, f"The server did not answer in {PATIENCE} s:\n{log.read_text()[-4000:]}"
+            written = log.read_text(encoding="utf-8", errors="replace")[-4000:]
+            assert process.poll() is None, f"The server ended by itself:\n{written}"
+            assert time.monotonic() < end, f"The server did not answer in {PATIENCE} s:\n{written}"
             try:
                 urllib.request.urlopen(url, timeout=10).close()
                 break
-            except (urllib.error.URLError, OSError):
+            except OSError:  # not there yet
                 time.sleep(0.5)
         yield process
     finally:
@@ -106,39 +132,42 @@ def serving(command: list[str], url: str, log: Path, **options) -> Iterator[subp
 @pytest.fixture(scope="session")
 def jupyterlab(tmp_path_factory) -> Iterator[SimpleNamespace]:
     """A JupyterLab of our own on a copy of the notebooks: `url`, `token`, `folder` (the copy) and `log`."""
-    pytest.importorskip("jupyterlab", reason="no browser tests: JupyterLab is not installed (pip install -e \".[notebooks]\")")
+    pytest.importorskip("jupyterlab", reason='no browser tests: JupyterLab is not installed (pip install -e ".[notebooks]")')
     home = tmp_path_factory.mktemp("jupyterlab")
-    folder = home / "notebooks"
+    folder, log = home / "notebooks", home / "server.log"
     folder.mkdir()
     for path in (PROJECT / "notebooks").glob("*.ipynb"):
         shutil.copy(path, folder)
     settings = home / "settings" / "@jupyterlab" / "apputils-extension"
     settings.mkdir(parents=True)
     (settings / "notification.jupyterlab-settings").write_text('{"fetchNews": "false", "checkForUpdates": false}')
-    port, token = free_port(), os.urandom(12).hex()
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--expose-app-in-browser", "--ServerApp.ip=127.0.0.1",
-               f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--ServerApp.root_dir={folder}",
-               f"--IdentityProvider.token={token}"]
+    port, token = _free_port(), os.urandom(12).hex()
+    command = [
+        sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--expose-app-in-browser",
+        "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", "--ServerApp.port_retries=0",
+        f"--ServerApp.root_dir={folder}", f"--IdentityProvider.token={token}",
+    ]  # fmt: skip
     url = f"http://127.0.0.1:{port}"
-    with serving(command, f"{url}/api/status?token={token}", home / "server.log", cwd=folder, env=kernel_environment(home)):
-        yield SimpleNamespace(url=url, token=token, folder=folder, log=home / "server.log")
+    with _serving(command, f"{url}/api/status?token={token}", log, cwd=folder, env=_kernel_environment(home)):
+        yield SimpleNamespace(url=url, token=token, folder=folder, log=log)
 
 
 def _ask(server: SimpleNamespace, method: str, path: str):
-    request = urllib.request.Request(f"{server.url}/api/{path}", method=method, headers={"Authorization": f"token {server.token}"})
+    headers = {"Authorization": f"token {server.token}"}
+    request = urllib.request.Request(f"{server.url}/api/{path}", method=method, headers=headers)
     with urllib.request.urlopen(request, timeout=60) as answer:
         return json.loads(answer.read() or b"null")
 
 
 @pytest.fixture(scope="session")
 def open_notebook(jupyterlab) -> Callable:
-    """`open_notebook(page, "04_custom_prediction")` opens a notebook alone in JupyterLab, with a fresh kernel, and waits for it."""
+    """`open_notebook(page, "04_custom_prediction")` opens a notebook in JupyterLab and waits for its kernel, a fresh one."""
 
     def open_notebook(page, name: str) -> None:
         for session in _ask(jupyterlab, "GET", "sessions"):
             _ask(jupyterlab, "DELETE", f"sessions/{session['id']}")
-        workspace = os.urandom(4).hex()
-        page.goto(f"{jupyterlab.url}/lab/workspaces/{workspace}/tree/{name.removesuffix('.ipynb')}.ipynb?token={jupyterlab.token}")
+        workspace = f"{jupyterlab.url}/lab/workspaces/{os.urandom(4).hex()}"
+        page.goto(f"{workspace}/tree/{name.removesuffix('.ipynb')}.ipynb?token={jupyterlab.token}", timeout=PATIENCE * 1000)
         page.wait_for_function(_IDLE, timeout=PATIENCE * 1000)
         page.evaluate("() => window.jupyterapp.shell.collapseLeft()")
 
@@ -152,11 +181,11 @@ def run_all() -> Callable:
     def run_all(page) -> None:
         page.evaluate("""() => {
           window.ranAll = undefined;
-          window.jupyterapp.commands.execute("notebook:run-all-cells").then(fine => { window.ranAll = Boolean(fine); },
-                                                                           error => { window.ranAll = String(error); });
+          window.jupyterapp.commands.execute("notebook:run-all-cells")
+            .then((fine) => { window.ranAll = Boolean(fine); }, (error) => { window.ranAll = String(error); });
         }""")
         page.wait_for_function("() => window.ranAll !== undefined", timeout=PATIENCE * 1000)
-        errors = page.locator('.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.stderr"], .jp-RenderedText[data-mime-type*="error"]')
+        errors = page.locator('.jp-RenderedText[data-mime-type="application/vnd.jupyter.error"]')
         assert page.evaluate("() => window.ranAll") is True, errors.all_inner_texts()
         page.wait_for_function(_IDLE, timeout=PATIENCE * 1000)
 
@@ -165,7 +194,7 @@ def run_all() -> Callable:
 
 @pytest.fixture(scope="session")
 def screenshot(tmp_path_factory) -> Callable:
-    """`screenshot(page, "upload")` saves what the page shows: in the folder `IMGCLASSIFY_SCREENSHOTS`, else in a temporary one."""
+    """`screenshot(page, "upload")` saves what the page shows, in `IMGCLASSIFY_SCREENSHOTS` or else a temporary folder."""
     folder = Path(os.environ.get("IMGCLASSIFY_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
     folder.mkdir(parents=True, exist_ok=True)
 

@@ -1,0 +1,142 @@
+"""The app without code: Voila as `make app` starts it."""
+
+import io
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytestmark = pytest.mark.browser_full
+SLOW = 180_000  # milliseconds
+
+
+@pytest.fixture(scope="module")
+def command(project) -> list[str]:
+    """Voila's command line from the Makefile."""
+    if shutil.which("make") is None:
+        pytest.skip("no test of the app: make is not installed")
+    dry_run = subprocess.run(["make", "--dry-run", "app"], cwd=project, capture_output=True, text=True, check=True)
+    lines = dry_run.stdout.replace("\\\n", " ").splitlines()
+    (line,) = (line for line in lines if "/voila " in line)
+    return shlex.split(line)
+
+
+@pytest.fixture(scope="module")
+def app(command, project, serving, free_port, kernel_environment, tmp_path_factory):
+    pytest.importorskip("voila", reason='no test of the app: voila is not installed (pip install -e ".[notebooks]")')
+    home, port = tmp_path_factory.mktemp("voila"), free_port()
+    url, log = f"http://127.0.0.1:{port}", home / "log"
+    quicker = [re.sub(r"(cull_\w+)=\d+", r"\1=5", word) for word in command[1:]]
+    started = [sys.executable, "-m", "voila", *quicker, f"--port={port}", "--no-browser"]
+    with serving(started, f"{url}/voila/static/voila.js", log, cwd=project, env=kernel_environment(home)):
+        yield SimpleNamespace(url=url, port=port, log=log)
+
+
+@pytest.fixture(scope="module")
+def page(chromium_with_camera, app):
+    page = chromium_with_camera.new_page(viewport={"width": 1280, "height": 1250})
+    page.goto(app.url, timeout=SLOW)
+    page.get_by_role("button", name="Start camera").wait_for(timeout=SLOW)
+    page.wait_for_load_state("networkidle")
+    yield page
+    page.close()
+
+
+def noise(side: int) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)).save(file, format="PNG")
+    return file.getvalue()
+
+
+def upload(page, name: str, content: bytes) -> None:
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Choose pictures").click()
+    chooser.value.set_files([{"name": name, "mimeType": "image/png", "buffer": content}])
+
+
+def test_make_app_listens_on_this_computer_only_and_bounds_what_it_is_sent(command):
+    assert "--Voila.ip=127.0.0.1" in command
+    (settings,) = (word for word in command if word.startswith("--Voila.tornado_settings="))
+    assert 10_000_000 < int(re.search(r'"websocket_max_message_size": (\d+)', settings)[1]) < 100_000_000
+
+
+def test_the_app_is_reached_at_no_other_address_of_this_computer(app):
+    """All of 127.0.0.0/8 is this computer: who listens on every address would answer at 127.0.0.2 too."""
+    socket.create_connection(("127.0.0.1", app.port), timeout=10).close()
+    with pytest.raises(OSError, match=r"refused|assign"):
+        socket.create_connection(("127.0.0.2", app.port), timeout=10)
+
+
+def test_no_code_and_no_path_box_are_shown(page, screenshot):
+    assert page.title() == "What is in your picture?"
+    assert page.locator(".jp-InputArea-editor, .jp-CodeMirrorEditor, .highlight pre").count() == 0
+    for word in ("import", "load_model", "UploadClassifier", "assert"):
+        assert word not in page.inner_text("body")
+    assert page.get_by_placeholder("path of a picture").count() == 0
+    assert page.get_by_text("test pictures of CIFAR-10").is_visible()
+    screenshot(page, "app_1280")
+    page.set_viewport_size({"width": 800, "height": 1250})
+    screenshot(page, "app_800")
+    page.set_viewport_size({"width": 1280, "height": 1250})
+
+
+def test_an_uploaded_picture_is_classified(page, screenshot):
+    upload(page, "small.png", noise(200))
+    page.locator("figcaption", has_text="small.png").wait_for(timeout=SLOW)
+    screenshot(page, "app_upload_1280")
+
+
+def test_a_fifteen_megabyte_picture_can_be_uploaded(page):
+    content = noise(2300)
+    assert 15_000_000 < len(content) < 20_000_000
+    upload(page, "large.png", content)
+    page.locator("figcaption", has_text="large.png").wait_for(timeout=SLOW)
+
+
+def test_a_picture_above_the_limit_gives_one_sentence(page):
+    content = noise(2630)
+    assert 20_000_000 < len(content) < 24_000_000
+    upload(page, "huge.png", content)
+    page.get_by_text("at most 20 MB can be uploaded").wait_for(timeout=SLOW)
+    upload(page, "after.png", noise(50))
+    page.locator("figcaption", has_text="after.png").wait_for(timeout=SLOW)
+
+
+def test_the_camera_classifies(page, screenshot):
+    page.get_by_role("button", name="Start camera").click()
+    page.get_by_text("The camera is on.").wait_for(timeout=SLOW)
+    page.get_by_role("button", name="Continuous").click()
+    page.locator(".imgclassify-camera .rate", has_text="predictions a second").wait_for(timeout=SLOW)
+    screenshot(page, "app_camera_1280")
+    page.get_by_role("button", name="Stop camera").click()
+    page.get_by_text("The camera is off.").wait_for(timeout=SLOW)
+
+
+def test_a_computer_without_a_camera_is_told_so(chromium, app, screenshot):
+    """Nothing is made up here: this Chromium has no camera, or refuses it because nobody is there to allow it."""
+    page = chromium.new_page(viewport={"width": 1280, "height": 1250})
+    page.goto(app.url, timeout=SLOW)
+    page.get_by_role("button", name="Start camera").click(timeout=SLOW)
+    page.get_by_text(re.compile("No camera was found|The camera was refused")).wait_for(timeout=SLOW)
+    screenshot(page, "app_no_camera_1280")
+    page.close()
+
+
+def test_the_python_process_of_a_closed_page_ends(chromium, app):
+    page = chromium.new_page()
+    page.goto(app.url, timeout=SLOW)
+    page.get_by_role("button", name="Start camera").wait_for(timeout=SLOW)
+    kernel = re.findall(r"Kernel started: (\S+)", app.log.read_text())[-1]
+    page.close()
+    end = time.monotonic() + SLOW / 1000
+    while f"Kernel shutdown: {kernel}" not in app.log.read_text():
+        assert time.monotonic() < end, "the process of the closed page is still there"
+        time.sleep(1)

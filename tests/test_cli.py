@@ -1,0 +1,353 @@
+import contextlib
+import io
+import json
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imgclassify import build_model, runtime
+from imgclassify.cli import main
+from imgclassify.data import CIFAR10_CLASSES
+from imgclassify.persistence import save_model
+
+pytestmark = pytest.mark.usefixtures("nothing_shipped")
+
+
+@pytest.fixture(scope="module")
+def first_run(tmp_path_factory):
+    """`imgclassify run --image photo.png` where there is a CIFAR-10 model but neither data nor network.
+
+    The run trains the baseline on the digits in full; the shipped model is a stand-in of ten outputs.
+    """
+    folder = tmp_path_factory.mktemp("first run")
+    artifacts, photo = folder / "artifacts", folder / "photo.png"
+    Image.new("RGB", (90, 60), "teal").save(photo)
+    manifest = {"metrics": {"val_accuracy": 0.68, "test_accuracy": 0.6907},
+                "dataset": {"name": "cifar10", "source": "CIFAR-10, JPEG mirror"}}
+    save_model(build_model(), artifacts / "cifar10_model.h5", manifest)
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("DATA_DIR", "DATASET", "SHORT", "CIFAR10_URL"):
+            patch.delenv(f"IMGCLASSIFY_{name}", raising=False)
+        patch.setenv("IMGCLASSIFY_OFFLINE", "1")
+        patch.setenv("IMGCLASSIFY_ARTIFACTS_DIR", str(artifacts))
+        patch.setenv("IMGCLASSIFY_CACHE_DIR", str(folder / "cache"))
+        patch.setenv("KERAS_HOME", str(folder / "keras"))
+        patch.setattr(runtime, "_project_artifacts", lambda: None)
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = main(["run", "--image", str(photo)])
+    streams = {"out": out.getvalue(), "err": err.getvalue()}
+    return SimpleNamespace(code=code, artifacts=artifacts, photo=photo, **streams)
+
+
+@pytest.fixture
+def home(first_run, monkeypatch, tmp_path):
+    """What `first_run` left behind, as this test's own artifacts folder."""
+    folder = tmp_path / "home"
+    shutil.copytree(first_run.artifacts, folder)
+    monkeypatch.setenv("IMGCLASSIFY_ARTIFACTS_DIR", str(folder))
+    return folder
+
+
+@pytest.fixture
+def photos(tiny, tmp_path):
+    """A folder with three good pictures, one of them further down, and two bad ones."""
+    folder = tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    for name, number in (("0.png", 0), ("1.png", 1), ("more/2.png", 2)):
+        Image.fromarray(tiny.x_test[number]).save(folder / name)
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff broken")
+    (folder / "notes.txt").write_text("no picture")
+    (folder / ".hidden").write_text("not looked at")
+    return folder
+
+
+@pytest.fixture
+def tiny_file(tiny_model, tmp_path):
+    return str(save_model(tiny_model, tmp_path / "tiny.keras"))
+
+
+def the_run(home):
+    (run,) = (home / "runs").iterdir()
+    return run.name
+
+
+# --- usage -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["run", "train", "evaluate", "predict", "data", "runs"])
+def test_each_command_explains_itself(command, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([command, "--help"])
+    assert end.value.code == 0
+    out, err = capsys.readouterr()
+    assert out.startswith(f"usage: imgclassify {command}")
+    assert "--json" in out
+    assert err == ""
+
+
+@pytest.mark.parametrize("arguments", [
+    [], ["fly"], ["predict"], ["train", "--epochs", "many"],
+    ["train", "--precision", "float8"], ["runs", "--nonsense"]])
+def test_wrong_usage_ends_with_2_and_a_word_on_standard_error(arguments, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "usage: imgclassify" in err
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), [
+    (["train", "best"], "Unknown recipe: use one of"),
+    (["train", "--data", "digits", "--epochs", "0"], "epochs must be at least 1. Received: epochs=0"),
+    (["train", "--data", "nonesuch"], 'Unknown data set "nonesuch"'),
+    (["evaluate", "nonesuch"], 'No model for "nonesuch"'),
+    (["predict", "--model", "gone.keras", "x.png"], "There is no model file gone.keras"),
+    (["predict", "--top", "0", "x.png"], "--top must be at least 1. Received: 0"),
+    (["data", "cifar10"], "CIFAR-10 was not found. Tried: "),
+    (["runs", "nonesuch"], "There is no run 'nonesuch'. There are: none."),
+    (["runs", "--delete", "nonesuch", "--yes"], "There is no run 'nonesuch'"),
+    (["run", "--data", "digits", "--image", "gone.png"], "gone.png does not exist"),
+])
+def test_what_the_user_can_mend_is_one_sentence_on_standard_error_and_1(arguments, sentence, capsys):
+    assert main(arguments) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("imgclassify: ")
+    assert sentence in err
+    assert err.count("\n") == 1
+
+
+def test_a_place_that_cannot_be_written_to_is_a_sentence_not_a_traceback(monkeypatch, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("IMGCLASSIFY_ARTIFACTS_DIR", str(tmp_path / "file"))
+    assert main(["train", "--data", "digits", "--epochs", "1"]) == 1
+    assert capsys.readouterr().err.startswith("imgclassify: ")
+
+
+def test_an_interrupt_ends_with_130(monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("imgclassify.data.load_dataset", interrupted)
+    assert main(["data", "digits"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+# --- run ---------------------------------------------------------------------------------------------
+
+
+def test_without_cifar10_run_says_so_in_one_paragraph_and_goes_on_with_digits(first_run):
+    assert first_run.code == 0
+    (notice,) = [line for line in first_run.err.splitlines() if line.startswith("imgclassify: ")]
+    assert "NOT CIFAR-10" in notice
+    for word in ("digits", "Tried: ", "cifar-10-python.tar.gz", "put it into", "imgclassify data --download"):
+        assert word in notice
+    assert first_run.out.startswith("Data: digits (scikit-learn), 1,437 training and 360 test pictures\n")
+    assert "none trained yet on this data, so the baseline is trained now" in first_run.out
+
+
+def test_run_trains_the_digits_to_95_per_cent_and_publishes_the_model(first_run):
+    manifest = json.loads((first_run.artifacts / "digits_model.json").read_text())
+    assert manifest["status"] == "complete"
+    assert manifest["metrics"]["test_accuracy"] >= 0.95
+    assert f"Baseline: accuracy {manifest['metrics']['test_accuracy']:.2%} (95 % interval" in first_run.out
+
+
+def test_run_gives_the_users_picture_to_the_shipped_cifar10_model_and_quotes_its_accuracy(first_run):
+    quoted = "shipped CIFAR-10 model: 69.07% on CIFAR-10, JPEG mirror, by its manifest; not measured here"
+    assert quoted in first_run.out
+    (line,) = [line for line in first_run.out.splitlines() if line.startswith(str(first_run.photo))]
+    assert any(name in line for name in CIFAR10_CLASSES)
+
+
+def test_run_says_where_everything_was_written_and_it_is_there(first_run):
+    written = [line.removeprefix("Written: ").strip() for line in first_run.out.splitlines()
+               if str(first_run.artifacts) in line]
+    expected = {"digits_model.keras", "digits_history.png", "digits_confusion.png", "digits_prediction.png"}
+    there = {path.name for path in first_run.artifacts.rglob("*") if str(path) in written}
+    assert expected < there
+    assert len(written) == len(there) == 5  # the fifth is the run
+    for name in ("history", "confusion", "prediction"):
+        with Image.open(first_run.artifacts / "figures" / f"digits_{name}.png") as figure:
+            assert figure.width > 500
+
+
+def test_a_second_run_loads_the_model_and_its_json_is_alone_on_standard_output(home, first_run, capsys):
+    before = (home / "digits_model.keras").read_bytes()
+    assert main(["run", "--data", "digits", "--json", "--image", str(first_run.photo)]) == 0
+    out, err = capsys.readouterr()
+    result = json.loads(out)
+    assert result["data"] == "digits (scikit-learn)"
+    assert result["test_accuracy"] >= 0.95
+    assert [picture["file"] for picture in result["pictures"]] == [str(first_run.photo)]
+    assert sum(result["pictures"][0]["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    assert all(path.endswith(".png") for path in result["written"])
+    assert err == ""
+    assert (home / "digits_model.keras").read_bytes() == before
+    assert len(list((home / "runs").iterdir())) == 1
+
+
+# --- train -------------------------------------------------------------------------------------------
+
+
+def test_training_beside_a_published_model_makes_a_run_and_leaves_it_alone(home, capsys):
+    before = (home / "digits_model.keras").read_bytes()
+    assert main(["train", "--data", "digits", "--epochs", "1", "--share", "0.3", "--name", "short"]) == 0
+    out, err = capsys.readouterr()
+    assert "The published digits_model.keras stays as it is (--replace would replace it)" in out
+    assert "epoch 1/1" in err
+    assert (home / "digits_model.keras").read_bytes() == before
+    (run,) = (home / "runs").glob("*-short")
+    assert json.loads((run / "model.json").read_text())["share"] == 0.3
+
+
+def test_training_with_replace_replaces_the_published_model_whatever_the_run_is_called(home, capsys):
+    settings = ["--epochs", "1", "--seed", "5", "--name", "mine"]
+    assert main(["train", "--data", "digits", "--replace", "--json", *settings]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["seed"] == 5
+    assert json.loads((home / "digits_model.json").read_text())["seed"] == 5
+    assert sorted(path.name for path in home.glob("*.keras")) == ["digits_model.keras"]
+
+
+# --- evaluate ----------------------------------------------------------------------------------------
+
+
+def test_evaluate_measures_a_model_on_the_data_it_was_trained_on(home, capsys):
+    assert main(["evaluate", "digits"]) == 0
+    out, err = capsys.readouterr()
+    recorded = json.loads((home / "digits_model.json").read_text())["metrics"]["test_accuracy"]
+    assert out.startswith(f"accuracy {recorded:.2%} (95 % interval ")
+    assert "on 360 pictures of digits (scikit-learn)" in out
+    assert err == ""
+
+
+def test_evaluate_takes_a_run_by_its_name_and_prints_json(home, capsys):
+    assert main(["evaluate", the_run(home), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["pictures"] == 360
+    assert result["interval"][0] < result["accuracy"] < result["interval"][1]
+    assert set(result["per_class"]) == set("0123456789")
+    assert np.sum(result["confusion"]) == 360
+
+
+def test_evaluate_refuses_data_of_other_classes(home, tiny_file, capsys):
+    assert main(["evaluate", tiny_file, "--data", "digits"]) == 1
+    said = "The model knows other classes (red, green, blue) than digits (scikit-learn) has (0, 1,"
+    assert said in capsys.readouterr().err
+
+
+# --- predict -----------------------------------------------------------------------------------------
+
+
+def test_predict_names_each_file_with_its_best_classes(photos, tiny_file, capsys):
+    files = [str(photos / "0.png"), str(photos / "1.png")]
+    assert main(["predict", *files, "--model", tiny_file, "--top", "2"]) == 0
+    out, err = capsys.readouterr()
+    first, second = out.splitlines()
+    assert first.startswith(f"{photos / '0.png'}: red ")
+    assert second.startswith(f"{photos / '1.png'}: green ")
+    assert first.count("%") == second.count("%") == 2
+    assert err == ""
+
+
+def test_of_a_folder_the_good_pictures_are_classified_and_the_bad_ones_named(photos, tiny_file, capsys):
+    assert main(["predict", str(photos), "--model", tiny_file]) == 1
+    out, err = capsys.readouterr()
+    assert [line.split(": ")[1].split()[0] for line in out.splitlines()] == ["red", "green", "blue"]
+    assert [line.split(" is ")[0] for line in err.splitlines()] == [
+        f"imgclassify: {photos / 'broken.jpg'}", f"imgclassify: {photos / 'notes.txt'}"]
+
+
+def test_predicts_json_is_alone_on_standard_output_also_with_bad_files(photos, tiny_file, capsys):
+    assert main(["predict", str(photos), "--model", tiny_file, "--json", "--top", "2"]) == 1
+    out, err = capsys.readouterr()
+    results = json.loads(out)
+    assert [result["label"] for result in results] == ["red", "green", "blue"]
+    for result in results:
+        assert result["confidence"] == max(result["probabilities"].values())
+        assert len(result["probabilities"]) == 2
+    assert len(err.splitlines()) == 2
+
+
+def test_an_empty_folder_and_a_missing_file_are_named(tmp_path, tiny_file, capsys):
+    (tmp_path / "empty").mkdir()
+    assert main(["predict", str(tmp_path / "empty"), str(tmp_path / "gone.png"), "--model", tiny_file]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert f"{tmp_path / 'empty'} is an empty folder" in err
+    assert f"{tmp_path / 'gone.png'} does not exist" in err
+
+
+# --- data and runs -----------------------------------------------------------------------------------
+
+
+def test_data_counts_pictures_of_each_class(capsys):
+    assert main(["data", "digits"]) == 0
+    first, *classes = capsys.readouterr().out.splitlines()
+    assert first.startswith("digits (scikit-learn): 1,437 training and 360 test pictures; fingerprint ")
+    assert len(classes) == 10
+
+
+def test_data_as_json_is_valid(capsys):
+    assert main(["data", "digits", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert sum(count["training"] + count["test"] for count in result["classes"].values()) == 1797
+    assert len(result["fingerprint"]) == 64
+
+
+def test_data_names_unreadable_pictures_of_a_folder_and_ends_with_1(tiny, tmp_path, capsys):
+    for row in range(20):
+        folder = tmp_path / "mine" / tiny.class_names[tiny.y_train[row]]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(tiny.x_train[row]).save(folder / f"{row}.png")
+    (tmp_path / "mine" / "red" / "broken.png").write_bytes(b"broken")
+    assert main(["data", str(tmp_path / "mine")]) == 1
+    out, err = capsys.readouterr()
+    assert "16 training and 4 test pictures" in out
+    assert "broken.png is not a picture of a known format" in err
+
+
+def test_runs_says_when_there_are_none(capsys):
+    assert main(["runs"]) == 0
+    assert "No runs yet" in capsys.readouterr().out
+    assert main(["runs", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_runs_lists_what_was_trained(home, capsys):
+    assert main(["runs"]) == 0
+    head, line = capsys.readouterr().out.splitlines()
+    assert head.split()[:2] == ["run", "status"]
+    assert line.split()[:3] == [the_run(home), "complete", "20"]
+    assert main(["runs", the_run(home), "--json"]) == 0
+    (run,) = json.loads(capsys.readouterr().out)
+    assert run["name"] == the_run(home)
+    assert len(run["history"]["loss"]) == 20
+
+
+@pytest.mark.parametrize(("answer", "deleted"), [
+    ("y", True), ("YES ", True), ("", False), ("n", False), (None, False)])
+def test_a_run_is_deleted_only_on_a_clear_yes(home, monkeypatch, capsys, answer, deleted):
+    name = the_run(home)
+    monkeypatch.setattr("sys.stdin", io.StringIO("" if answer is None else f"{answer}\n"))
+    assert main(["runs", "--delete", name]) == 0
+    out, err = capsys.readouterr()
+    assert f"Delete the run {name} for good? [y/N]" in err
+    assert out == (f"Deleted {name}.\n" if deleted else "Nothing was deleted.\n")
+    assert (home / "runs" / name).exists() is not deleted
+    assert (home / "digits_model.keras").exists()
+
+
+def test_a_run_is_deleted_without_asking_and_reported_as_json(home, capsys):
+    name = the_run(home)
+    assert main(["runs", "--delete", name, "--yes", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"deleted": name}
+    assert err == ""
+    assert list((home / "runs").iterdir()) == []
