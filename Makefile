@@ -7,7 +7,7 @@ PYTHON ?= $(shell for python in python3.12 python3.11 python3.13 python3 python;
 	&& { echo "$$python"; break; }; done)
 IMAGE ?=
 
-.PHONY: help run test test-browser lab app notebooks lint clean
+.PHONY: help run test test-browser lab app notebooks screenshots lint clean
 
 help:
 	@echo "make run [IMAGE=photo.jpg]  find the data, load or train the baseline, evaluate, plot, classify"
@@ -16,6 +16,7 @@ help:
 	@echo "make lab                    open JupyterLab in notebooks/"
 	@echo "make app                    serve upload and camera as a page without code, on this computer only"
 	@echo "make notebooks              run all notebooks at full settings and store their outputs"
+	@echo "make screenshots            take the README's screenshots in a real browser"
 	@echo "make lint                   check the style of code and notebooks"
 	@echo "make clean                  remove .venv"
 
@@ -56,6 +57,9 @@ app: $(VENV)/.installed-notebooks
 
 notebooks: $(VENV)/.installed-test
 	$(BIN)/python tests/run_notebooks.py
+
+screenshots: $(VENV)/.installed-test
+	IMGCLASSIFY_SCREENSHOTS=artifacts/screenshots $(BIN)/python -m pytest -m browser tests/browser/test_user_day.py
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -9,10 +9,13 @@ from imgclassify import runtime
 
 HEAVY = ("tensorflow", "keras", "numpy", "PIL", "matplotlib", "sklearn", "scipy", "requests", "ipywidgets")
 
+SET_BY_RUNTIME = ("TF_CPP_MIN_LOG_LEVEL", "KERAS_BACKEND")  # also in this process, by earlier tests
+
 
 def python(code: str, **environment) -> subprocess.CompletedProcess:
     """Runs code in a process of its own; its two streams are caught at the level of file descriptors."""
-    return subprocess.run([sys.executable, "-c", code], env=os.environ | environment,
+    untouched = {name: value for name, value in os.environ.items() if name not in SET_BY_RUNTIME}
+    return subprocess.run([sys.executable, "-c", code], env=untouched | environment,
                           capture_output=True, text=True, check=False, timeout=120)
 
 

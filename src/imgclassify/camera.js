@@ -9,7 +9,7 @@ const REFUSED = {
   NotReadableError: "The camera is busy: close the program that uses it and start again." + UPLOAD,
 };
 const PATIENCE = 20; // seconds to wait for an answer before the camera is given back
-const NOTHING = "data:image/gif;base64,R0lGODlhAQABAAAAACw="; // a picture of one transparent pixel
+const NOTHING = "data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg'/>"; // an empty picture
 const PACE = 1000 / 15; // milliseconds between frames, at least: faster looks no better and takes the processor from others
 
 function element(tag, className, parent, properties = {}) {

@@ -38,9 +38,8 @@ class CameraClassifier(anywidget.AnyWidget):
     def __init__(self, model):
         self._model = model
         self.prediction: Prediction | None = None
-        side = model.input_shape[1]
-        classify_custom_image(model, np.zeros((side, side, 3), np.uint8))  # compiles the model before the first frame
-        super().__init__(class_names=list(class_names_of(model)), frame_side=_DETAIL * side)
+        classify_custom_image(model, np.zeros((1, 1, 3), np.uint8))  # compiles the model, once
+        super().__init__(class_names=list(class_names_of(model)), frame_side=_DETAIL * model.input_shape[1])
         self.on_msg(self._on_frame)
 
     def classify_frame(self, content: bytes) -> Prediction:

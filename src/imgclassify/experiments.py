@@ -75,8 +75,10 @@ class Comparison:
 
     def _repr_html_(self) -> str:
         head, *body = [[html.escape(cell) for cell in row] for row in self.rows()]
-        return ("<table><tr>" + "".join(f"<th>{cell}</th>" for cell in head) + "</tr>"
-                + "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in body) + "</table>")
+        style = 'style="text-align:left;white-space:nowrap;padding:2px 10px 2px 0"'
+        rows = [f"<th {style}>" + f"</th><th {style}>".join(head) + "</th>"]
+        rows += [f"<td {style}>" + f"</td><td {style}>".join(row) + "</td>" for row in body]
+        return "<table>" + "".join(f"<tr>{row}</tr>" for row in rows) + "</table>"
 
 
 def list_runs() -> list[Run]:

@@ -233,7 +233,7 @@ class TrainingPanel(ipywidgets.VBox):
         self.start = ipywidgets.Button(description="Start", button_style="primary", icon="play")
         self.stop = ipywidgets.Button(description="Stop", button_style="warning", icon="stop", disabled=True)
         self.status, self.message, self.table = ipywidgets.HTML("Ready."), ipywidgets.HTML(), ipywidgets.HTML()
-        self.curves, self.overlay = (ipywidgets.Image(format="png", layout={"max_width": "100%", "display": "none"}) for _ in range(2))
+        self.curves, self.overlay = (ipywidgets.Image(format="png", layout={"width": "810px", "max_width": "100%", "display": "none"}) for _ in range(2))
         self.runs = ipywidgets.SelectMultiple(options=[], rows=5, layout={"width": "420px", "max_width": "100%"})
         self.compare = ipywidgets.Button(description="Compare", tooltip="The chosen runs, or all of them")
         self.delete = ipywidgets.Button(description="Delete...", tooltip="Delete the chosen runs, after asking")
@@ -365,7 +365,7 @@ class _StatusProgress(Progress):
 
     def _put(self, *lines: str) -> None:
         if self._status.value != "Stopping ...":
-            self._status.value = "<br>".join(f"<code>{html.escape(line)}</code>" for line in lines if line)
+            self._status.value = "".join(f'<div style="font-family:monospace;white-space:pre-wrap">{html.escape(line)}</div>' for line in lines if line)
 
 
 def _show_figure(widget: ipywidgets.Image, draw: Callable[..., Figure]) -> None:

@@ -70,7 +70,7 @@ def project() -> Path:
 
 @pytest.fixture(scope="session")
 def kernel_environment() -> Callable[[Path], dict[str, str]]:
-    """`kernel_environment(folder)`: short mode, digits, no network, and all of Jupyter's own folders in `folder`."""
+    """`kernel_environment(folder)`: short mode, digits, no network, all of Jupyter's folders in `folder`."""
     return _kernel_environment
 
 
@@ -100,7 +100,7 @@ def _free_port() -> int:
 
 @pytest.fixture(scope="session")
 def serving() -> Callable:
-    """`with serving(command, url, log, ...)` runs a server from its first answer at `url` to the end of the block."""
+    """`with serving(command, url, log, ...)` runs a server; the block begins with its first answer."""
     return _serving
 
 
@@ -132,7 +132,8 @@ def _serving(command: list[str], url: str, log: Path, **options) -> Iterator[sub
 @pytest.fixture(scope="session")
 def jupyterlab(tmp_path_factory) -> Iterator[SimpleNamespace]:
     """A JupyterLab of our own on a copy of the notebooks: `url`, `token`, `folder` (the copy) and `log`."""
-    pytest.importorskip("jupyterlab", reason='no browser tests: JupyterLab is not installed (pip install -e ".[notebooks]")')
+    missing = 'no browser tests: JupyterLab is not installed (pip install -e ".[notebooks]")'
+    pytest.importorskip("jupyterlab", reason=missing)
     home = tmp_path_factory.mktemp("jupyterlab")
     folder, log = home / "notebooks", home / "server.log"
     folder.mkdir()
@@ -140,7 +141,8 @@ def jupyterlab(tmp_path_factory) -> Iterator[SimpleNamespace]:
         shutil.copy(path, folder)
     settings = home / "settings" / "@jupyterlab" / "apputils-extension"
     settings.mkdir(parents=True)
-    (settings / "notification.jupyterlab-settings").write_text('{"fetchNews": "false", "checkForUpdates": false}')
+    no_news = '{"fetchNews": "false", "checkForUpdates": false}'
+    (settings / "notification.jupyterlab-settings").write_text(no_news)
     port, token = _free_port(), os.urandom(12).hex()
     command = [
         sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--expose-app-in-browser",
@@ -161,13 +163,14 @@ def _ask(server: SimpleNamespace, method: str, path: str):
 
 @pytest.fixture(scope="session")
 def open_notebook(jupyterlab) -> Callable:
-    """`open_notebook(page, "04_custom_prediction")` opens a notebook in JupyterLab and waits for its kernel, a fresh one."""
+    """`open_notebook(page, "04_custom_prediction")` opens a notebook and waits for its fresh kernel."""
 
     def open_notebook(page, name: str) -> None:
         for session in _ask(jupyterlab, "GET", "sessions"):
             _ask(jupyterlab, "DELETE", f"sessions/{session['id']}")
         workspace = f"{jupyterlab.url}/lab/workspaces/{os.urandom(4).hex()}"
-        page.goto(f"{workspace}/tree/{name.removesuffix('.ipynb')}.ipynb?token={jupyterlab.token}", timeout=PATIENCE * 1000)
+        address = f"{workspace}/tree/{name.removesuffix('.ipynb')}.ipynb?token={jupyterlab.token}"
+        page.goto(address, timeout=PATIENCE * 1000)
         page.wait_for_function(_IDLE, timeout=PATIENCE * 1000)
         page.evaluate("() => window.jupyterapp.shell.collapseLeft()")
 
@@ -176,13 +179,13 @@ def open_notebook(jupyterlab) -> Callable:
 
 @pytest.fixture(scope="session")
 def run_all() -> Callable:
-    """`run_all(page)` runs all cells of the open notebook, waits until the kernel is idle, and finds no cell that failed."""
+    """`run_all(page)` runs all cells of the open notebook to their end, and finds none that failed."""
 
     def run_all(page) -> None:
         page.evaluate("""() => {
           window.ranAll = undefined;
           window.jupyterapp.commands.execute("notebook:run-all-cells")
-            .then((fine) => { window.ranAll = Boolean(fine); }, (error) => { window.ranAll = String(error); });
+            .then((fine) => Boolean(fine), String).then((result) => { window.ranAll = result; });
         }""")
         page.wait_for_function("() => window.ranAll !== undefined", timeout=PATIENCE * 1000)
         errors = page.locator('.jp-RenderedText[data-mime-type="application/vnd.jupyter.error"]')
@@ -194,7 +197,7 @@ def run_all() -> Callable:
 
 @pytest.fixture(scope="session")
 def screenshot(tmp_path_factory) -> Callable:
-    """`screenshot(page, "upload")` saves what the page shows, in `IMGCLASSIFY_SCREENSHOTS` or else a temporary folder."""
+    """`screenshot(page, "upload")` saves what is shown, in `IMGCLASSIFY_SCREENSHOTS` or else in tmp."""
     folder = Path(os.environ.get("IMGCLASSIFY_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
     folder.mkdir(parents=True, exist_ok=True)
 

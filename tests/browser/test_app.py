@@ -23,7 +23,7 @@ def command(project) -> list[str]:
     """Voila's command line from the Makefile."""
     if shutil.which("make") is None:
         pytest.skip("no test of the app: make is not installed")
-    dry_run = subprocess.run(["make", "--dry-run", "app"], cwd=project, capture_output=True, text=True, check=True)
+    dry_run = subprocess.run(["make", "-n", "app"], cwd=project, capture_output=True, text=True, check=True)
     lines = dry_run.stdout.replace("\\\n", " ").splitlines()
     (line,) = (line for line in lines if "/voila " in line)
     return shlex.split(line)
@@ -31,7 +31,8 @@ def command(project) -> list[str]:
 
 @pytest.fixture(scope="module")
 def app(command, project, serving, free_port, kernel_environment, tmp_path_factory):
-    pytest.importorskip("voila", reason='no test of the app: voila is not installed (pip install -e ".[notebooks]")')
+    missing = 'no test of the app: voila is not installed (pip install -e ".[notebooks]")'
+    pytest.importorskip("voila", reason=missing)
     home, port = tmp_path_factory.mktemp("voila"), free_port()
     url, log = f"http://127.0.0.1:{port}", home / "log"
     quicker = [re.sub(r"(cull_\w+)=\d+", r"\1=5", word) for word in command[1:]]
@@ -52,7 +53,8 @@ def page(chromium_with_camera, app):
 
 def noise(side: int) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)).save(file, format="PNG")
+    pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(file, format="PNG")
     return file.getvalue()
 
 
@@ -121,7 +123,7 @@ def test_the_camera_classifies(page, screenshot):
 
 
 def test_a_computer_without_a_camera_is_told_so(chromium, app, screenshot):
-    """Nothing is made up here: this Chromium has no camera, or refuses it because nobody is there to allow it."""
+    """Nothing is made up here: this Chromium has no camera, or nobody is there to allow it."""
     page = chromium.new_page(viewport={"width": 1280, "height": 1250})
     page.goto(app.url, timeout=SLOW)
     page.get_by_role("button", name="Start camera").click(timeout=SLOW)

@@ -5,7 +5,7 @@ import pytest
 pytestmark = pytest.mark.browser_full
 SLOW = 120_000  # milliseconds
 
-# Remembers each camera track that the page was given, each message of a frame's size that it sent, and each answer.
+# Remembers the camera tracks that the page was given, the large messages that it sent, and the answers.
 WITNESS = """
 window.given = []; window.sent = 0; window.answers = 0;
 const media = navigator.mediaDevices;
@@ -41,7 +41,8 @@ class Box:
     def start(self) -> None:
         self.press("Start camera")
         self.says("The camera is on.")
-        self.page.wait_for_function("() => document.querySelector('.imgclassify-camera video').videoWidth > 0", timeout=SLOW)
+        playing = "() => document.querySelector('.imgclassify-camera video').videoWidth > 0"
+        self.page.wait_for_function(playing, timeout=SLOW)
 
     def says(self, text: str) -> None:
         self.status.filter(has_text=text).wait_for(timeout=SLOW)
@@ -107,7 +108,8 @@ def test_a_snapshot_is_answered_once(box):
     shares = [float(text.removesuffix(" %")) for text in box.root.locator(".percent").all_inner_texts()]
     assert shares == sorted(shares, reverse=True)
     assert 0 < sum(shares) <= 100.2
-    assert box.root.locator(".view").evaluate("image => [image.naturalWidth, image.naturalHeight]") == [32, 32]
+    view = box.root.locator(".view")
+    assert view.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [32, 32]
 
 
 def test_continuous_mode_reaches_five_predictions_a_second_without_flooding(box, screenshot):
@@ -115,12 +117,13 @@ def test_continuous_mode_reaches_five_predictions_a_second_without_flooding(box,
     box.press("Continuous")
     box.wait_for_answers(box.answers() + 5)
     shown = "() => parseFloat(document.querySelector('.imgclassify-camera .rate').textContent) >= 5"
-    box.page.wait_for_function(shown, timeout=SLOW)  # on a busy machine it may take a while until a quick spell of three seconds
+    box.page.wait_for_function(shown, timeout=SLOW)  # a busy machine may need a while
     measure = "() => [performance.now(), window.sent, window.answers]"
     started, sent, answers = box.page.evaluate(measure)
     box.page.wait_for_timeout(6000)
     ended, sent_now, answers_now = box.page.evaluate(measure)
-    print(f"\n{1000 * (answers_now - answers) / (ended - started):.1f} predictions a second over {(ended - started) / 1000:.1f} s")
+    seconds = (ended - started) / 1000
+    print(f"\n{(answers_now - answers) / seconds:.1f} predictions a second over {seconds:.1f} s")
     assert sent_now - sent <= answers_now - answers + 1
     screenshot(box.page, "07_camera_1280")
     box.page.set_viewport_size({"width": 800, "height": 1000})
@@ -152,13 +155,14 @@ def test_the_preview_is_mirrored_and_the_input_is_not(box):
     box.wait_for_answers(before + 1)
     left, right = box.root.locator(".view").evaluate("""async image => {
       await image.decode();
-      const context = Object.assign(document.createElement("canvas"), { width: 32, height: 32 }).getContext("2d");
+      const context = document.createElement("canvas").getContext("2d");
       context.drawImage(image, 0, 0);
       return [4, 27].map(x => context.getImageData(x, 16, 1, 1).data[0]);
     }""")
     assert left > 240
     assert right < 15
-    assert box.root.locator("video").evaluate("video => getComputedStyle(video).transform") == "matrix(-1, 0, 0, 1, 0, 0)"
+    transform = box.root.locator("video").evaluate("video => getComputedStyle(video).transform")
+    assert transform == "matrix(-1, 0, 0, 1, 0, 0)"
 
 
 def test_stop_gives_the_camera_back(box):
@@ -189,7 +193,8 @@ def test_a_hidden_page_gives_the_camera_back(box):
     ("AbortError", "The camera cannot be used (made up)"),
 ])
 def test_each_reason_to_have_no_camera_is_said_in_words(box, screenshot, error, sentence):
-    box.page.evaluate("name => { window.camera = async () => { throw new DOMException('made up', name); }; }", error)
+    refuse = "name => { window.camera = async () => { throw new DOMException('made up', name); }; }"
+    box.page.evaluate(refuse, error)
     box.press("Start camera")
     box.says(sentence)
     assert "upload box" in box.status.inner_text()
@@ -197,7 +202,7 @@ def test_each_reason_to_have_no_camera_is_said_in_words(box, screenshot, error, 
     screenshot(box.page, f"07_{error}")
 
 
-def test_a_frame_that_the_kernel_cannot_use_gives_one_red_sentence_and_the_box_goes_on_working(box, screenshot):
+def test_a_frame_that_cannot_be_used_gives_one_red_sentence_and_the_box_goes_on_working(box, screenshot):
     box.start()
     box.page.evaluate("""() => {
       const real = HTMLCanvasElement.prototype.toBlob;
@@ -217,7 +222,9 @@ def test_a_frame_that_the_kernel_cannot_use_gives_one_red_sentence_and_the_box_g
 
 
 def test_a_page_that_is_not_secure_says_so(box):
-    box.page.evaluate("() => Object.defineProperty(navigator, 'mediaDevices', { value: undefined, configurable: true })")
+    nothing = "{ value: undefined, configurable: true }"
+    insecure = f"() => Object.defineProperty(navigator, 'mediaDevices', {nothing})"
+    box.page.evaluate(insecure)
     box.run_cell()
     box.says("only on https:// or on localhost. Use the upload box instead.")
     assert box.is_red()
@@ -242,4 +249,5 @@ def test_closing_the_notebook_gives_the_camera_back(box):
       await window.jupyterapp.commands.execute("docmanager:save");
       window.jupyterapp.shell.currentWidget.close();
     }""")
-    box.page.wait_for_function("() => window.given.every(track => track.readyState === 'ended')", timeout=SLOW)
+    given_back = "() => window.given.every(track => track.readyState === 'ended')"
+    box.page.wait_for_function(given_back, timeout=SLOW)
