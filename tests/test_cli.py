@@ -25,8 +25,10 @@ def first_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("first run")
     artifacts, photo = folder / "artifacts", folder / "photo.png"
     Image.new("RGB", (90, 60), "teal").save(photo)
-    manifest = {"metrics": {"val_accuracy": 0.68, "test_accuracy": 0.6907},
-                "dataset": {"name": "cifar10", "source": "CIFAR-10, JPEG mirror"}}
+    manifest = {
+        "metrics": {"val_accuracy": 0.68, "test_accuracy": 0.6907},
+        "dataset": {"name": "cifar10", "source": "CIFAR-10, JPEG mirror"},
+    }
     save_model(build_model(), artifacts / "cifar10_model.h5", manifest)
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
@@ -89,9 +91,17 @@ def test_each_command_explains_itself(command, capsys):
     assert err == ""
 
 
-@pytest.mark.parametrize("arguments", [
-    [], ["fly"], ["predict"], ["train", "--epochs", "many"],
-    ["train", "--precision", "float8"], ["runs", "--nonsense"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["fly"],
+        ["predict"],
+        ["train", "--epochs", "many"],
+        ["train", "--precision", "float8"],
+        ["runs", "--nonsense"],
+    ],
+)
 def test_wrong_usage_ends_with_2_and_a_word_on_standard_error(arguments, capsys):
     with pytest.raises(SystemExit) as end:
         main(arguments)
@@ -101,18 +111,21 @@ def test_wrong_usage_ends_with_2_and_a_word_on_standard_error(arguments, capsys)
     assert "usage: imgclassify" in err
 
 
-@pytest.mark.parametrize(("arguments", "sentence"), [
-    (["train", "best"], "Unknown recipe: use one of"),
-    (["train", "--data", "digits", "--epochs", "0"], "epochs must be at least 1. Received: epochs=0"),
-    (["train", "--data", "nonesuch"], 'Unknown data set "nonesuch"'),
-    (["evaluate", "nonesuch"], 'No model for "nonesuch"'),
-    (["predict", "--model", "gone.keras", "x.png"], "There is no model file gone.keras"),
-    (["predict", "--top", "0", "x.png"], "--top must be at least 1. Received: 0"),
-    (["data", "cifar10"], "CIFAR-10 was not found. Tried: "),
-    (["runs", "nonesuch"], "There is no run 'nonesuch'. There are: none."),
-    (["runs", "--delete", "nonesuch", "--yes"], "There is no run 'nonesuch'"),
-    (["run", "--data", "digits", "--image", "gone.png"], "gone.png does not exist"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["train", "best"], "Unknown recipe: use one of"),
+        (["train", "--data", "digits", "--epochs", "0"], "epochs must be at least 1. Received: epochs=0"),
+        (["train", "--data", "nonesuch"], 'Unknown data set "nonesuch"'),
+        (["evaluate", "nonesuch"], 'No model for "nonesuch"'),
+        (["predict", "--model", "gone.keras", "x.png"], "There is no model file gone.keras"),
+        (["predict", "--top", "0", "x.png"], "--top must be at least 1. Received: 0"),
+        (["data", "cifar10"], "CIFAR-10 was not found. Tried: "),
+        (["runs", "nonesuch"], "There is no run 'nonesuch'. There are: none."),
+        (["runs", "--delete", "nonesuch", "--yes"], "There is no run 'nonesuch'"),
+        (["run", "--data", "digits", "--image", "gone.png"], "gone.png does not exist"),
+    ],
+)
 def test_what_the_user_can_mend_is_one_sentence_on_standard_error_and_1(arguments, sentence, capsys):
     assert main(arguments) == 1
     out, err = capsys.readouterr()
@@ -166,8 +179,11 @@ def test_run_gives_the_users_picture_to_the_shipped_cifar10_model_and_quotes_its
 
 
 def test_run_says_where_everything_was_written_and_it_is_there(first_run):
-    written = [line.removeprefix("Written: ").strip() for line in first_run.out.splitlines()
-               if str(first_run.artifacts) in line]
+    written = [
+        line.removeprefix("Written: ").strip()
+        for line in first_run.out.splitlines()
+        if str(first_run.artifacts) in line
+    ]
     expected = {"digits_model.keras", "digits_history.png", "digits_confusion.png", "digits_prediction.png"}
     there = {path.name for path in first_run.artifacts.rglob("*") if str(path) in written}
     assert expected < there
@@ -261,7 +277,9 @@ def test_of_a_folder_the_good_pictures_are_classified_and_the_bad_ones_named(pho
     out, err = capsys.readouterr()
     assert [line.split(": ")[1].split()[0] for line in out.splitlines()] == ["red", "green", "blue"]
     assert [line.split(" is ")[0] for line in err.splitlines()] == [
-        f"imgclassify: {photos / 'broken.jpg'}", f"imgclassify: {photos / 'notes.txt'}"]
+        f"imgclassify: {photos / 'broken.jpg'}",
+        f"imgclassify: {photos / 'notes.txt'}",
+    ]
 
 
 def test_predicts_json_is_alone_on_standard_output_also_with_bad_files(photos, tiny_file, capsys):
@@ -331,8 +349,7 @@ def test_runs_lists_what_was_trained(home, capsys):
     assert len(run["history"]["loss"]) == 20
 
 
-@pytest.mark.parametrize(("answer", "deleted"), [
-    ("y", True), ("YES ", True), ("", False), ("n", False), (None, False)])
+@pytest.mark.parametrize(("answer", "deleted"), [("y", True), ("YES ", True), ("", False), ("n", False), (None, False)])
 def test_a_run_is_deleted_only_on_a_clear_yes(home, monkeypatch, capsys, answer, deleted):
     name = the_run(home)
     monkeypatch.setattr("sys.stdin", io.StringIO("" if answer is None else f"{answer}\n"))

@@ -461,9 +461,7 @@ def test_of_several_cached_copies_the_most_original_is_taken(cache, monkeypatch)
         ("c" * 64, data._SOURCES[0]),
     ):
         arrays = rng.integers(0, 10, (4, 10)).astype(np.uint8)
-        data._write_entry(
-            cache, data.Dataset("cifar10", source, CIFAR10_CLASSES, *arrays, fingerprint=digest)
-        )
+        data._write_entry(cache, data.Dataset("cifar10", source, CIFAR10_CLASSES, *arrays, fingerprint=digest))
         assert load_dataset("cifar10").source == source
 
 
@@ -471,9 +469,7 @@ def test_a_cache_that_cannot_be_written_costs_a_notice_only(batches, tmp_path):
     (tmp_path / "cache").write_text("a file is in the way")
     loaded = load_dataset("cifar10")
     np.testing.assert_array_equal(loaded.x_train, read_straight(batches)[0])
-    assert loaded.notice.startswith(
-        f"The converted data could not be kept in {tmp_path / 'cache' / 'cifar10'}"
-    )
+    assert loaded.notice.startswith(f"The converted data could not be kept in {tmp_path / 'cache' / 'cifar10'}")
     assert "the next load converts it again" in loaded.notice
     assert loaded.notice in str(loaded)
 
@@ -571,9 +567,7 @@ def online(monkeypatch, serve, archive):  # noqa: F811
     def start(behaviour=lambda server, request, first: good(server, request, first, content)) -> Server:
         server = serve(behaviour)
         monkeypatch.delenv("IMGCLASSIFY_OFFLINE", raising=False)
-        monkeypatch.setenv(
-            "IMGCLASSIFY_CIFAR10_URL", f"http://{server.address}/cifar-10-python.tar.gz#sha256={digest}"
-        )
+        monkeypatch.setenv("IMGCLASSIFY_CIFAR10_URL", f"http://{server.address}/cifar-10-python.tar.gz#sha256={digest}")
         return server
 
     monkeypatch.setattr(download, "PATIENT", download.Patience(answer=1, stall=0.5))
@@ -585,9 +579,7 @@ def online(monkeypatch, serve, archive):  # noqa: F811
 def test_cifar10_is_fetched_converted_and_the_archive_deleted(online, archive, tmp_path, cache, name):
     server = online()
     loaded = load_dataset(name, show_progress=False)
-    for array, expected in zip(
-        (loaded.x_train, loaded.y_train, loaded.x_test, loaded.y_test), archive[2], strict=True
-    ):
+    for array, expected in zip((loaded.x_train, loaded.y_train, loaded.x_test, loaded.y_test), archive[2], strict=True):
         np.testing.assert_array_equal(array, expected)
     assert loaded.name == "cifar10"
     assert loaded.notice == ""
@@ -638,9 +630,7 @@ BAD_SERVERS = {
 @pytest.mark.parametrize(("behaviour", "words"), BAD_SERVERS.values(), ids=BAD_SERVERS)
 def test_a_bad_server_is_one_clear_error_and_never_a_bad_cache(online, tmp_path, behaviour, words):
     server = online(behaviour)
-    with pytest.raises(
-        DatasetError, match=rf"CIFAR-10 was not found.*the network \({server.address} {words}"
-    ):
+    with pytest.raises(DatasetError, match=rf"CIFAR-10 was not found.*the network \({server.address} {words}"):
         load_dataset("cifar10", show_progress=False)
     assert list((tmp_path / "cache").iterdir()) == []
     server = online()  # now a good one
@@ -783,9 +773,7 @@ def test_the_environment_sets_what_auto_means_and_nothing_else(batches, monkeypa
 
 
 def test_an_unknown_name_is_an_error_that_lists_the_known_ones():
-    with pytest.raises(
-        DatasetError, match='Unknown data set "mnist": use "cifar10", "digits", "auto", or a folder'
-    ):
+    with pytest.raises(DatasetError, match='Unknown data set "mnist": use "cifar10", "digits", "auto", or a folder'):
         load_dataset("mnist")
 
 
@@ -796,9 +784,7 @@ def test_the_validation_split_is_stratified_disjoint_and_complete():
     digits = load_dataset("digits")
     training, validation = digits.validation_split(0.2, seed=3)
     assert training.dtype == validation.dtype == np.int64
-    np.testing.assert_array_equal(
-        np.sort(np.concatenate([training, validation])), np.arange(len(digits.y_train))
-    )
+    np.testing.assert_array_equal(np.sort(np.concatenate([training, validation])), np.arange(len(digits.y_train)))
     assert len(validation) == pytest.approx(0.2 * len(digits.y_train), abs=1)
     counts, expected = np.bincount(digits.y_train[validation]), 0.2 * np.bincount(digits.y_train)
     assert np.abs(counts - expected).max() <= 1
@@ -815,9 +801,7 @@ def test_the_validation_split_repeats_with_its_seed():
 
 def test_a_class_too_small_to_split_is_an_error():
     x, y = np.zeros((5, 4, 4, 3), np.uint8), np.array([0, 0, 0, 0, 1])
-    with pytest.raises(
-        DatasetError, match="The 5 pictures cannot be split 80% to 20% with every class in both parts"
-    ):
+    with pytest.raises(DatasetError, match="The 5 pictures cannot be split 80% to 20% with every class in both parts"):
         dataset_from_arrays((x, y), (x, y)).validation_split()
 
 
@@ -968,9 +952,7 @@ def test_a_folder_with_too_few_classes_is_an_error(tmp_path, classes):
     folder = tmp_path / "colours"
     folder.mkdir()
     write_pictures(folder, classes)
-    with pytest.raises(
-        DatasetError, match=rf"{folder} must hold one subfolder a class, at least two. Found: \[.*\]"
-    ):
+    with pytest.raises(DatasetError, match=rf"{folder} must hold one subfolder a class, at least two. Found: \[.*\]"):
         load_dataset(folder)
 
 
@@ -1018,9 +1000,7 @@ def test_preprocessed_data_is_float32_in_0_to_1_with_one_hot_labels(batches):
 def test_scale_pixels_leaves_floats_alone():
     x = np.array([[0.25, 1.0]], np.float32)
     np.testing.assert_array_equal(scale_pixels(x), x)
-    np.testing.assert_array_equal(
-        scale_pixels(np.array([0, 51, 255], np.uint8)), np.array([0, 0.2, 1], np.float32)
-    )
+    np.testing.assert_array_equal(scale_pixels(np.array([0, 51, 255], np.uint8)), np.array([0, 0.2, 1], np.float32))
 
 
 def test_a_dataset_from_preprocessed_arrays_is_that_data_set(batches):
@@ -1106,12 +1086,8 @@ def test_real_cifar10_has_5000_training_and_1000_test_pictures_a_class(cifar10):
 @pytest.mark.real_data
 def test_real_cifar10_is_recognised(cifar10):
     assert cifar10.source in ("CIFAR-10", "CIFAR-10, JPEG mirror")
-    assert (
-        fingerprint(cifar10.x_train, cifar10.y_train, cifar10.x_test, cifar10.y_test) == cifar10.fingerprint
-    )
-    assert (cifar10.fingerprint == data._JPEG_MIRROR_FINGERPRINT) == (
-        cifar10.source == "CIFAR-10, JPEG mirror"
-    )
+    assert fingerprint(cifar10.x_train, cifar10.y_train, cifar10.x_test, cifar10.y_test) == cifar10.fingerprint
+    assert (cifar10.fingerprint == data._JPEG_MIRROR_FINGERPRINT) == (cifar10.source == "CIFAR-10, JPEG mirror")
     assert (
         np.abs(cifar10.x_train.mean(axis=(0, 1, 2)) / 255 - [0.4914, 0.4822, 0.4465]).max() < 0.005
     )  # well-known means

@@ -1,8 +1,8 @@
 """Downloads against a server on this machine that fails in every way that servers fail."""
 
-import re
 import hashlib
 import http.server
+import re
 import socket
 import threading
 import time
@@ -102,9 +102,7 @@ def put_part(destination: Path, content: bytes) -> Path:
 
 
 def status(code):
-    return lambda server, request, first: server.answer(
-        request, code, b"nothing here", Content_Type="text/plain"
-    )
+    return lambda server, request, first: server.answer(request, code, b"nothing here", Content_Type="text/plain")
 
 
 def good(server, request, first, content=CONTENT, upto=None):
@@ -113,9 +111,7 @@ def good(server, request, first, content=CONTENT, upto=None):
         server.answer(request, 416, Content_Range=f"bytes */{len(content)}")
         return
     span = {"Content_Range": f"bytes {first}-{len(content) - 1}/{len(content)}"} if first else {}
-    server.answer(
-        request, 206 if first else 200, content[first:upto], Content_Length=len(content) - first, **span
-    )
+    server.answer(request, 206 if first else 200, content[first:upto], Content_Length=len(content) - first, **span)
 
 
 def without_range(server, request, first, content=CONTENT):
@@ -257,9 +253,7 @@ def test_fetch_takes_the_last_address_when_the_first_ones_fail(serve, destinatio
 
 
 @pytest.mark.parametrize("size", [None, len(CONTENT)])
-@pytest.mark.parametrize(
-    "damaged", [OTHER[:100_000], OTHER, CONTENT + b"more"], ids=["begun", "complete", "too long"]
-)
+@pytest.mark.parametrize("damaged", [OTHER[:100_000], OTHER, CONTENT + b"more"], ids=["begun", "complete", "too long"])
 @pytest.mark.parametrize("behaviour", [good, without_range])
 def test_fetch_starts_afresh_when_the_part_was_not_of_this_file(serve, destination, behaviour, damaged, size):
     put_part(destination, damaged)
@@ -383,9 +377,7 @@ def test_a_slow_download_is_left_when_it_would_take_longer_than_the_total(serve,
                 break
 
     real = time.monotonic
-    monkeypatch.setattr(
-        download, "time", SimpleNamespace(monotonic=lambda: 20 * real())
-    )  # hours pass quickly
+    monkeypatch.setattr(download, "time", SimpleNamespace(monotonic=lambda: 20 * real()))  # hours pass quickly
     with pytest.raises(DownloadError, match=r"is slow: \d+ kB/s, .+ left"):
         fetch([serve(slow).url], destination, sha256=SHA256, patience=Patience(answer=60, stall=60, total=10))
     assert CONTENT.startswith(part_of(destination).read_bytes())

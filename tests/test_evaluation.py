@@ -10,13 +10,16 @@ from imgclassify.evaluation import Evaluation, evaluate_model
 NAMES = ("cat", "dog", "ox")
 
 # Five pictures of three classes; the second is a dog taken for an ox, the last an ox taken for a cat.
-PROBABILITIES = np.array([
-    [0.7, 0.2, 0.1],
-    [0.1, 0.3, 0.6],
-    [0.2, 0.5, 0.3],
-    [0.0, 0.1, 0.9],
-    [0.5, 0.1, 0.4],
-], np.float32)
+PROBABILITIES = np.array(
+    [
+        [0.7, 0.2, 0.1],
+        [0.1, 0.3, 0.6],
+        [0.2, 0.5, 0.3],
+        [0.0, 0.1, 0.9],
+        [0.5, 0.1, 0.4],
+    ],
+    np.float32,
+)
 PICTURES = PROBABILITIES[:, None, None]  # of one pixel, see ReadsThePixels
 LABELS = np.array([0, 1, 1, 2, 2])
 
@@ -96,11 +99,14 @@ def test_loss_and_accuracy_are_those_of_keras(tiny, tiny_model):
     assert ours.loss == pytest.approx(theirs.mean(), rel=1e-5)
 
 
-@pytest.mark.parametrize(("right", "count", "low", "high"), [
-    (8, 10, 0.4901625, 0.9433178),  # by Wilson's formula with z = 1.959964
-    (0, 10, 0.0, 0.2775328),
-    (6810, 10_000, 0.6717996, 0.6900632),
-])
+@pytest.mark.parametrize(
+    ("right", "count", "low", "high"),
+    [
+        (8, 10, 0.4901625, 0.9433178),  # by Wilson's formula with z = 1.959964
+        (0, 10, 0.0, 0.2775328),
+        (6810, 10_000, 0.6717996, 0.6900632),
+    ],
+)
 def test_the_interval_is_wilsons(right, count, low, high):
     labels = np.zeros(count, int)
     predicted = np.where(np.arange(count) < right, 0, 1)
@@ -172,8 +178,7 @@ def test_pictures_and_labels_must_be_equally_many_and_some(x, y):
         evaluate_model(ReadsThePixels(), PICTURES[:x], LABELS[:y], class_names=NAMES)
 
 
-@pytest.mark.parametrize(("label", "said"), [
-    (3, "must lie between 0 and 2"), (-1, "must be class numbers: whole")])
+@pytest.mark.parametrize(("label", "said"), [(3, "must lie between 0 and 2"), (-1, "must be class numbers: whole")])
 def test_labels_that_the_model_does_not_know_are_refused(label, said):
     with pytest.raises(ValueError, match=rf"Labels {said}.*\. Received: .*{label}"):
         evaluate_model(ReadsThePixels(), PICTURES[:2], np.array([1, label]), class_names=NAMES)

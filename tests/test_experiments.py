@@ -13,10 +13,17 @@ def record(name: str, **manifest) -> None:
 
 
 def trained(val_accuracy: float, epochs: int = 2, seed: int = 0) -> dict:
-    return {"status": "complete", "recipe": {"name": "baseline", "epochs": epochs, "batch_size": 64},
-            "seed": seed, "share": 0.5, "precision": "float32", "dataset": {"source": "CIFAR-10"},
-            "wall_time_s": 90.0,
-            "history": {"loss": [1.0] * epochs}, "metrics": {"val_accuracy": val_accuracy}}
+    return {
+        "status": "complete",
+        "recipe": {"name": "baseline", "epochs": epochs, "batch_size": 64},
+        "seed": seed,
+        "share": 0.5,
+        "precision": "float32",
+        "dataset": {"source": "CIFAR-10"},
+        "wall_time_s": 90.0,
+        "history": {"loss": [1.0] * epochs},
+        "metrics": {"val_accuracy": val_accuracy},
+    }
 
 
 @pytest.fixture
@@ -37,8 +44,15 @@ def test_runs_are_listed_newest_first_with_what_their_manifests_say():
     assert [run.name[16:] for run in (first, second, third)] == ["first", "second", "third"]
     assert (first.status, first.val_accuracy, first.history) == ("complete", 0.5, {"loss": [1.0, 1.0]})
     assert (third.status, third.val_accuracy, third.history) == ("failed", None, {})
-    assert first.settings == {"name": "baseline", "epochs": 2, "batch_size": 64, "seed": 0, "share": 0.5,
-                              "precision": "float32", "data": "CIFAR-10"}
+    assert first.settings == {
+        "name": "baseline",
+        "epochs": 2,
+        "batch_size": 64,
+        "seed": 0,
+        "share": 0.5,
+        "precision": "float32",
+        "data": "CIFAR-10",
+    }
 
 
 @pytest.mark.usefixtures("three_runs")
@@ -67,7 +81,8 @@ def test_a_comparison_has_the_best_run_first_and_only_settings_that_differ():
     assert comparison.rows() == [
         ["run", "status", "epochs done", "val_accuracy", "minutes", "epochs"],
         ["20260102-000000-second", "complete", "5", "70.00%", "1.5", "5"],
-        ["20260101-000000-first", "complete", "2", "50.00%", "1.5", "2"]]
+        ["20260101-000000-first", "complete", "2", "50.00%", "1.5", "2"],
+    ]
 
 
 @pytest.mark.usefixtures("three_runs")

@@ -31,16 +31,19 @@ def red_above_blue(width=40, height=60) -> Image.Image:
 
 def png(width, height, bits, rows: bytes) -> bytes:
     """An RGB file written by hand: Pillow writes neither 16 bits a channel nor a wrong size."""
+
     def chunk(kind: bytes, content: bytes) -> bytes:
         checksum = struct.pack(">I", zlib.crc32(kind + content))
         return struct.pack(">I", len(content)) + kind + content + checksum
 
-    return b"".join([
-        b"\x89PNG\r\n\x1a\n",
-        chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, 2, 0, 0, 0)),
-        chunk(b"IDAT", zlib.compress(rows)),
-        chunk(b"IEND", b""),
-    ])
+    return b"".join(
+        [
+            b"\x89PNG\r\n\x1a\n",
+            chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, 2, 0, 0, 0)),
+            chunk(b"IDAT", zlib.compress(rows)),
+            chunk(b"IEND", b""),
+        ]
+    )
 
 
 def bomb(width, height) -> bytes:
@@ -117,8 +120,15 @@ def test_phone_photos_come_out_upright_whatever_their_exif_orientation(file_form
     upright = red_above_blue(64, 96)
     upright.paste((0, 255, 0), (0, 0, 32, 32))
     turns = Image.Transpose
-    undo = {2: turns.FLIP_LEFT_RIGHT, 3: turns.ROTATE_180, 4: turns.FLIP_TOP_BOTTOM, 5: turns.TRANSPOSE,
-            6: turns.ROTATE_90, 7: turns.TRANSVERSE, 8: turns.ROTATE_270}
+    undo = {
+        2: turns.FLIP_LEFT_RIGHT,
+        3: turns.ROTATE_180,
+        4: turns.FLIP_TOP_BOTTOM,
+        5: turns.TRANSPOSE,
+        6: turns.ROTATE_90,
+        7: turns.TRANSVERSE,
+        8: turns.ROTATE_270,
+    }
     stored = upright.transpose(undo[orientation]) if orientation in undo else upright
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
@@ -145,8 +155,11 @@ def test_transparent_pixels_lie_on_white_and_half_transparent_ones_mix(mode):
     image = Image.new("RGBA", (3, 1), (100, 100, 100, 255))
     image.putalpha(alpha)
     if mode != "RGBA":
-        image = {"LA": lambda: image.convert("LA"), "RGBa": lambda: image.convert("RGBa"),
-                 "PA": lambda: _palette_with_alpha(alpha)}[mode]()
+        image = {
+            "LA": lambda: image.convert("LA"),
+            "RGBa": lambda: image.convert("RGBa"),
+            "PA": lambda: _palette_with_alpha(alpha),
+        }[mode]()
     clear, half, solid = (pixel[0] for pixel in np.asarray(decode_image(image))[0].astype(int))
     assert clear == 255
     assert abs(half - 177) <= 2  # 100 * 128/255 + 255 * 127/255

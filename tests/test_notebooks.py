@@ -33,10 +33,26 @@ def tree_state() -> str:
 def run_under_nbval(**settings: str) -> None:
     before = tree_state()
     environment = {key: value for key, value in os.environ.items() if not key.startswith(OURS)}
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--nbval-lax", "--nbval-current-env",
-               "--nbval-cell-timeout=300", "-q", "notebooks"]
-    run = subprocess.run(command, cwd=PROJECT, env=environment | {"IMGCLASSIFY_SHORT": "1", "IMGCLASSIFY_OFFLINE": "1"} | settings,
-                         capture_output=True, text=True, check=False)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        "--nbval-lax",
+        "--nbval-current-env",
+        "--nbval-cell-timeout=300",
+        "-q",
+        "notebooks",
+    ]
+    run = subprocess.run(
+        command,
+        cwd=PROJECT,
+        env=environment | {"IMGCLASSIFY_SHORT": "1", "IMGCLASSIFY_OFFLINE": "1"} | settings,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert run.returncode == 0, run.stdout[-8000:] + run.stderr[-2000:]
     assert tree_state() == before
 
@@ -52,7 +68,12 @@ def test_all_notebooks_run_on_cifar10(cifar10_settings):
 
 def test_the_numbered_notebooks_are_there():
     assert [path.stem for path in NUMBERED] == [
-        "01_data_exploration", "02_training", "03_evaluation", "04_custom_prediction", "07_camera"]
+        "01_data_exploration",
+        "02_training",
+        "03_evaluation",
+        "04_custom_prediction",
+        "07_camera",
+    ]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -72,9 +93,19 @@ class TestCommittedNotebook:
         assert not any("widget" in mime for output in outputs(path) for mime in output.get("data", {}))
 
     def test_shows_no_absolute_paths(self, path):
-        texts = [json.dumps({key: value for key, value in output.get("data", {"text": output.get("text")}).items()
-                             if not key.startswith("image/")}) for output in outputs(path)]
-        found = [re.search(r"(?<![\w.:/<])/(?:home|root|tmp|work|Users|usr|var|mnt)/|[A-Z]:\\\\", text) for text in texts]
+        texts = [
+            json.dumps(
+                {
+                    key: value
+                    for key, value in output.get("data", {"text": output.get("text")}).items()
+                    if not key.startswith("image/")
+                }
+            )
+            for output in outputs(path)
+        ]
+        found = [
+            re.search(r"(?<![\w.:/<])/(?:home|root|tmp|work|Users|usr|var|mnt)/|[A-Z]:\\\\", text) for text in texts
+        ]
         assert not any(found), found
 
     def test_uses_no_magics_and_no_shell_lines(self, path):
@@ -95,7 +126,10 @@ class TestCommittedNotebook:
 class TestNumberedNotebook:
     def test_has_a_caption_for_every_figure(self, path):
         figures = sum("image/png" in output.get("data", {}) for output in outputs(path))
-        captions = re.findall(rf"\*Figure {int(path.stem[:2])}\.(\d+)\.", "\n".join("".join(cell["source"]) for cell in cells(path, "markdown")))
+        captions = re.findall(
+            rf"\*Figure {int(path.stem[:2])}\.(\d+)\.",
+            "\n".join("".join(cell["source"]) for cell in cells(path, "markdown")),
+        )
         assert captions == [str(number) for number in range(1, figures + 1)]
 
     def test_was_run_at_full_settings_on_cifar10(self, path):

@@ -19,8 +19,13 @@ def small():
 
 def with_outputs(count: int):
     keras = runtime.keras()
-    return keras.Sequential([keras.layers.Input((32, 32, 3)), keras.layers.GlobalAveragePooling2D(),
-                             keras.layers.Dense(count, activation="softmax")])
+    return keras.Sequential(
+        [
+            keras.layers.Input((32, 32, 3)),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(count, activation="softmax"),
+        ]
+    )
 
 
 def publish(model, name: str, val_accuracy: float | None = None):

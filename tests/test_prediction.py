@@ -89,8 +89,7 @@ def test_other_shapes_than_the_models_are_refused_with_the_way_out(tiny_model, s
         predict_image(tiny_model, np.zeros(shape, np.uint8))
 
 
-@pytest.mark.parametrize(("value", "dtype"), [
-    (255, float), (-0.1, float), (np.nan, float), (1, int), (1, bool)])
+@pytest.mark.parametrize(("value", "dtype"), [(255, float), (-0.1, float), (np.nan, float), (1, int), (1, bool)])
 def test_other_types_and_ranges_are_refused_with_what_was_received(tiny_model, value, dtype):
     image = np.full((32, 32, 3), value, dtype)
     said = rf"must be uint8 or float in \[0, 1\]\. Received: {image.dtype} from {image.min()}"
@@ -205,8 +204,13 @@ def test_tensorflow_does_not_complain_of_retracing_when_many_models_are_used(cap
 
 def test_a_compiled_model_follows_its_weights():
     keras = runtime.keras()
-    model = keras.Sequential([keras.layers.Input((32, 32, 3)), keras.layers.GlobalAveragePooling2D(),
-                              keras.layers.Dense(3, activation="softmax")])
+    model = keras.Sequential(
+        [
+            keras.layers.Input((32, 32, 3)),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(3, activation="softmax"),
+        ]
+    )
     x = np.full((1, 32, 32, 3), 255, np.uint8)
     predict_probabilities(model, x)
     model.layers[-1].set_weights([np.zeros((3, 3)), np.array([0, 0, 20])])

@@ -78,15 +78,28 @@ def test_the_pip_block_of_environment_yml_can_be_installed(tmp_path):
     """What conda would hand to pip: everything it asks for is installed here already, so nothing is fetched."""
     block = yaml.safe_load((PROJECT / "environment.yml").read_text(encoding="utf-8"))["dependencies"][-1]["pip"]
     (tmp_path / "requirements.txt").write_text("\n".join(block))
-    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--no-build-isolation", "--no-index", "--quiet",
-               "--disable-pip-version-check", "--requirement", str(tmp_path / "requirements.txt")]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--dry-run",
+        "--no-build-isolation",
+        "--no-index",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--requirement",
+        str(tmp_path / "requirements.txt"),
+    ]
     run = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
 
 
 def test_every_dependency_is_capped_below_the_next_major_version():
     project = PYPROJECT["project"]
-    for requirement in project["dependencies"] + [each for extra in project["optional-dependencies"].values() for each in extra]:
+    for requirement in project["dependencies"] + [
+        each for extra in project["optional-dependencies"].values() for each in extra
+    ]:
         assert re.fullmatch(r"[\w-]+>=[\d.]+,<[\d.]+", requirement), requirement
 
 
@@ -104,14 +117,19 @@ def test_every_notebook_stands_in_the_readme():
 def test_every_environment_variable_that_is_read_stands_in_the_readme():
     read = set()
     for path in (PROJECT / "src").rglob("*.py"):
-        read |= {f"IMGCLASSIFY_{name}" for name in re.findall(r'(?:setting|is_on)\("(\w+)"\)', path.read_text(encoding="utf-8"))}
+        read |= {
+            f"IMGCLASSIFY_{name}"
+            for name in re.findall(r'(?:setting|is_on)\("(\w+)"\)', path.read_text(encoding="utf-8"))
+        }
     assert len(read) >= 7
     for name in read:
         assert name in README
 
 
 def test_no_tracked_file_is_large():
-    files = subprocess.run(["git", "ls-files", "-z"], cwd=PROJECT, capture_output=True, text=True, check=False).stdout.split("\0")
+    files = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=PROJECT, capture_output=True, text=True, check=False
+    ).stdout.split("\0")
     sizes = {name: (PROJECT / name).stat().st_size for name in files if name and (PROJECT / name).exists()}
     assert all(size < 10_000_000 for size in sizes.values()), sizes
     assert sum(sizes.values()) < 40_000_000

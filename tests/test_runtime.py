@@ -15,8 +15,14 @@ SET_BY_RUNTIME = ("TF_CPP_MIN_LOG_LEVEL", "KERAS_BACKEND")  # also in this proce
 def python(code: str, **environment) -> subprocess.CompletedProcess:
     """Runs code in a process of its own; its two streams are caught at the level of file descriptors."""
     untouched = {name: value for name, value in os.environ.items() if name not in SET_BY_RUNTIME}
-    return subprocess.run([sys.executable, "-c", code], env=untouched | environment,
-                          capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=untouched | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
 
 
 def loaded_after(code: str) -> list[str]:
@@ -98,9 +104,19 @@ def test_an_unset_and_an_empty_setting_are_none(monkeypatch):
     assert runtime.setting("DATASET") == "digits"
 
 
-@pytest.mark.parametrize(("value", "on"), [
-    ("1", True), ("true", True), ("yes", True),
-    ("0", False), ("false", False), ("No", False), ("OFF", False), ("", False)])
+@pytest.mark.parametrize(
+    ("value", "on"),
+    [
+        ("1", True),
+        ("true", True),
+        ("yes", True),
+        ("0", False),
+        ("false", False),
+        ("No", False),
+        ("OFF", False),
+        ("", False),
+    ],
+)
 def test_switches_are_on_unless_they_say_off(monkeypatch, value, on):
     monkeypatch.setenv("IMGCLASSIFY_SHORT", value)
     assert runtime.is_on("SHORT") is runtime.short_mode() is on
@@ -152,8 +168,12 @@ def test_short_mode_goes_to_one_temporary_folder_and_not_into_the_project(monkey
 
 
 def test_the_temporary_folder_is_gone_when_the_process_ends(tmp_path):
-    done = python("from imgclassify import runtime\nprint(runtime.artifacts_dir())", IMGCLASSIFY_SHORT="1",
-                  IMGCLASSIFY_ARTIFACTS_DIR="", TMPDIR=str(tmp_path))
+    done = python(
+        "from imgclassify import runtime\nprint(runtime.artifacts_dir())",
+        IMGCLASSIFY_SHORT="1",
+        IMGCLASSIFY_ARTIFACTS_DIR="",
+        TMPDIR=str(tmp_path),
+    )
     assert Path(done.stdout.strip()).parent == tmp_path
     assert list(tmp_path.iterdir()) == []
 

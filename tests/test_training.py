@@ -41,8 +41,13 @@ def no_training(monkeypatch):
 
 def test_the_baseline_recipe_is_the_designs():
     assert asdict(get_recipe("baseline")) == {
-        "name": "baseline", "architecture": "baseline", "epochs": 20, "batch_size": 64,
-        "learning_rate": 1e-3, "validation_fraction": 0.2}
+        "name": "baseline",
+        "architecture": "baseline",
+        "epochs": 20,
+        "batch_size": 64,
+        "learning_rate": 1e-3,
+        "validation_fraction": 0.2,
+    }
 
 
 def test_a_setting_replaces_the_recipes_and_none_leaves_it():
@@ -59,9 +64,16 @@ def test_an_unknown_setting_is_refused_with_those_that_exist():
         get_recipe("baseline", epoch=5)
 
 
-@pytest.mark.parametrize(("field", "value", "bound"), [
-    ("epochs", 0, "at least 1"), ("batch_size", 0, "at least 1"), ("learning_rate", 0.0, "above 0"),
-    ("validation_fraction", 0.0, "between 0 and 1"), ("validation_fraction", 1.0, "between 0 and 1")])
+@pytest.mark.parametrize(
+    ("field", "value", "bound"),
+    [
+        ("epochs", 0, "at least 1"),
+        ("batch_size", 0, "at least 1"),
+        ("learning_rate", 0.0, "above 0"),
+        ("validation_fraction", 0.0, "between 0 and 1"),
+        ("validation_fraction", 1.0, "between 0 and 1"),
+    ],
+)
 def test_values_out_of_range_are_refused_with_the_range(field, value, bound):
     with pytest.raises(ValueError, match=rf"{field} must be {bound}\. Received: {field}={value}"):
         get_recipe("baseline", **{field: value})
@@ -95,8 +107,12 @@ def test_the_manifest_says_how_the_model_came_about(tiny, tiny_run):
     assert manifest["seed"] == 0
     assert manifest["precision"] == runtime.default_precision()
     assert manifest["dataset"] == {
-        "name": "tiny", "source": "made-up colours", "fingerprint": tiny.fingerprint,
-        "training_pictures": 48, "validation_pictures": 12}
+        "name": "tiny",
+        "source": "made-up colours",
+        "fingerprint": tiny.fingerprint,
+        "training_pictures": 48,
+        "validation_pictures": 12,
+    }
     assert manifest["class_names"] == ["red", "green", "blue"]
     assert manifest["input_shape"] == [32, 32, 3]
     assert manifest["history"] == tiny_run.history
@@ -147,8 +163,10 @@ def test_another_seed_gives_another_training(tiny, tiny_run, capsys):
 
 def test_arrays_as_load_and_preprocess_data_returns_them_can_be_trained_on(tiny, tiny_run):
     one_hot = np.eye(3, dtype=np.float32)
-    arrays = ((tiny.x_train.astype(np.float32) / 255, one_hot[tiny.y_train]),
-              (tiny.x_test.astype(np.float32) / 255, one_hot[tiny.y_test]))
+    arrays = (
+        (tiny.x_train.astype(np.float32) / 255, one_hot[tiny.y_train]),
+        (tiny.x_test.astype(np.float32) / 255, one_hot[tiny.y_test]),
+    )
     model, history = train_model("baseline", arrays, **QUICK)
     assert history["loss"][0] == pytest.approx(tiny_run.history["loss"][0], rel=1e-3)
     assert model.manifest["class_names"] == ["0", "1", "2"]
@@ -237,8 +255,16 @@ def test_an_interrupted_training_keeps_the_best_weights_and_publishes_nothing(mi
                 raise KeyboardInterrupt
             stop.set()
 
-    model, history = train_or_load_model("baseline", misleading, epochs=9, batch_size=16, learning_rate=1e-4,
-                                         stop=stop, on_epoch=on_epoch, show_progress=False)
+    model, history = train_or_load_model(
+        "baseline",
+        misleading,
+        epochs=9,
+        batch_size=16,
+        learning_rate=1e-4,
+        stop=stop,
+        on_epoch=on_epoch,
+        show_progress=False,
+    )
     best = max(history["val_accuracy"])
     assert len(history["loss"]) == 8
     assert history["val_accuracy"][-1] < best  # or the test would say nothing
@@ -343,15 +369,18 @@ def test_the_settings_of_the_published_model_may_be_asked_for(tiny, tiny_run):
 
 
 @pytest.mark.usefixtures("no_training")
-@pytest.mark.parametrize(("options", "made", "asked"), [
-    ({"epochs": 5}, "epochs=3", "epochs=5"),
-    ({"epochs": 5, "learning_rate": 0.01}, "epochs=3, learning_rate=0.001", "epochs=5, learning_rate=0.01"),
-    ({"seed": 7}, "seed=0", "seed=7"),
-    ({"share": 0.5}, "share=1.0", "share=0.5"),
-    ({"precision": "mixed_bfloat16"}, "precision=float32", "precision=mixed_bfloat16"),
-    ({"recipe": Recipe("baseline")}, "epochs=3, batch_size=16", "epochs=20, batch_size=64"),
-    ({"recipe": Recipe("baseline", epochs=3, batch_size=16), "seed": 7}, "seed=0", "seed=7"),
-])
+@pytest.mark.parametrize(
+    ("options", "made", "asked"),
+    [
+        ({"epochs": 5}, "epochs=3", "epochs=5"),
+        ({"epochs": 5, "learning_rate": 0.01}, "epochs=3, learning_rate=0.001", "epochs=5, learning_rate=0.01"),
+        ({"seed": 7}, "seed=0", "seed=7"),
+        ({"share": 0.5}, "share=1.0", "share=0.5"),
+        ({"precision": "mixed_bfloat16"}, "precision=float32", "precision=mixed_bfloat16"),
+        ({"recipe": Recipe("baseline")}, "epochs=3, batch_size=16", "epochs=20, batch_size=64"),
+        ({"recipe": Recipe("baseline", epochs=3, batch_size=16), "seed": 7}, "seed=0", "seed=7"),
+    ],
+)
 def test_settings_other_than_the_published_models_are_refused(tiny, published, options, made, asked):
     before = published.read_bytes()
     said = re.escape(f"was trained with {made}, asked for was {asked}. Leave that out to load it")
@@ -440,7 +469,25 @@ def test_progress_that_is_not_shown_still_says_what_must_be_said(capsys):
     assert capsys.readouterr() == ("", "The sentence.\n")
 
 
-@pytest.mark.parametrize(("seconds", "text"), [
-    (8.4, "8 s"), (59.7, "1 min 00 s"), (125, "2 min 05 s"), (4800, "1 h 20 min")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(8.4, "8 s"), (59.7, "1 min 00 s"), (125, "2 min 05 s"), (4800, "1 h 20 min")]
+)
 def test_durations_are_written_for_people(seconds, text):
     assert format_seconds(seconds) == text
+
+
+# --- share of the data -----------------------------------------------------------------------------
+
+
+def test_a_share_trains_on_fewer_pictures_and_validates_on_the_same(tiny):
+    model, _ = train_model("baseline", tiny, epochs=1, share=0.5, show_progress=False)
+    assert model.manifest["share"] == 0.5
+    assert model.manifest["dataset"]["training_pictures"] == 24
+    assert model.manifest["dataset"]["validation_pictures"] == 12
+
+
+@pytest.mark.parametrize("share", [0, -0.1, 1.1])
+def test_a_share_out_of_range_is_refused(tiny, share):
+    with pytest.raises(ValueError, match=f"share must be above 0 and at most 1. Received: share={share}"):
+        train_model("baseline", tiny, share=share, show_progress=False)
+    assert not (runtime.artifacts_dir() / "runs").exists()

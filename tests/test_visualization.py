@@ -7,11 +7,16 @@ from PIL import Image
 from imgclassify import runtime
 from imgclassify import visualization as v
 from imgclassify.evaluation import Evaluation, evaluate_model
+from imgclassify.experiments import Run
 from imgclassify.images import ImageError
 from imgclassify.prediction import Prediction, predict_image
 
-HISTORY = {"loss": [2.0, 1.5, 1.2], "accuracy": [0.3, 0.4, 0.5],
-           "val_loss": [1.8, 1.4, 1.5], "val_accuracy": [0.35, 0.55, 0.45]}
+HISTORY = {
+    "loss": [2.0, 1.5, 1.2],
+    "accuracy": [0.3, 0.4, 0.5],
+    "val_loss": [1.8, 1.4, 1.5],
+    "val_accuracy": [0.35, 0.55, 0.45],
+}
 NAMES = ("cat", "dog", "ox")
 
 
@@ -242,3 +247,25 @@ def test_a_bad_picture_is_an_image_error():
         v.plot_model_view("gone.jpg")
     with pytest.raises(ImageError, match=r"gone\.jpg does not exist"):
         v.plot_prediction(Prediction("a", 1, {"a": 1}, np.zeros((2, 2, 3), np.uint8)), "gone.jpg")
+
+
+# --- runs ------------------------------------------------------------------------------------------
+
+
+def test_runs_are_overlaid_by_name_and_those_without_an_epoch_left_out(tmp_path):
+    history = {"val_accuracy": [0.5, 0.6], "val_loss": [1.0, 0.9]}
+    runs = [Run("a", tmp_path, {"history": history}), Run("b", tmp_path, {"history": history}), Run("c", tmp_path, {})]
+    left, right = v.plot_runs(runs).axes
+    assert [line.get_label() for line in left.lines] == ["a", "b"]
+    assert [line.get_label() for line in right.lines] == ["a", "b"]
+    assert (left.get_xlabel(), left.get_ylabel()) == ("epoch", "validation accuracy")
+    with pytest.raises(ValueError, match=r"None of these runs has finished an epoch\."):
+        v.plot_runs(runs[2:])
+
+
+def test_a_given_figure_is_drawn_in_and_no_other_made():
+    before, given = plt.get_fignums(), Figure()
+    history = {key: [0.5, 0.6] for key in ("loss", "accuracy", "val_loss", "val_accuracy")}
+    assert v.plot_history(history, figure=given) is given
+    assert len(given.axes) == 2
+    assert plt.get_fignums() == before

@@ -1,14 +1,19 @@
 import datetime as dt
 import io
 import logging
+import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip("ipywidgets", reason="ipywidgets is not installed: pip install -e '.[notebooks]'")
+ipywidgets = pytest.importorskip("ipywidgets", reason="ipywidgets is not installed: pip install -e '.[notebooks]'")
 
-from imgclassify.widgets import UploadClassifier
+from imgclassify import persistence, runtime, widgets
+from imgclassify.experiments import list_runs
+from imgclassify.prediction import classify_custom_image
+from imgclassify.training import Recipe
+from imgclassify.widgets import TrainingPanel, UploadClassifier, example_pictures
 
 pytestmark = pytest.mark.usefixtures("nothing_shipped")
 
@@ -23,8 +28,13 @@ def box(tiny_model):
 def chosen(name: str, content: bytes) -> dict:
     """A file as the browser's part of ipywidgets 8 hands it over."""
     modified = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
-    return {"name": name, "type": "image/png", "size": len(content), "content": memoryview(content),
-            "last_modified": modified}
+    return {
+        "name": name,
+        "type": "image/png",
+        "size": len(content),
+        "content": memoryview(content),
+        "last_modified": modified,
+    }
 
 
 def picture(color: str, size=(60, 40)) -> bytes:
@@ -115,3 +125,190 @@ def test_a_picture_goes_the_same_way_as_in_classify_custom_image(box, tiny, tiny
     assert box.predictions[0].probabilities == predict_image(tiny_model, tiny.x_test[4]).probabilities
     assert np.array_equal(box.predictions[0].image, tiny.x_test[4])
     assert caplog.text == ""
+
+
+# --- path box, examples, models --------------------------------------------------------------------
+
+
+def test_a_file_is_classified_by_its_path_also_with_quotes_round_it(box, tmp_path):
+    path = tmp_path / "large one.png"
+    path.write_bytes(picture("blue"))
+    for written in (str(path), f' "{path}" '):
+        box.path.value = written
+        box.open_path.click()
+        assert [prediction.label for prediction in box.predictions] == ["blue"]
+        assert box.message.value == ""
+
+
+@pytest.mark.parametrize(
+    ("path", "sentence"),
+    [("", "Write the path of a picture into the box first."), ("/no/such.png", "/no/such.png does not exist")],
+)
+def test_a_path_that_is_none_is_said_in_red(box, path, sentence):
+    box.path.value = path
+    box.open_path.click()
+    assert RED in box.message.value
+    assert sentence in box.message.value
+
+
+def test_without_path_box_no_file_of_this_computer_can_be_read(tiny_model):
+    box = UploadClassifier(tiny_model, path_box=False)
+    assert box.path is None
+    assert box.open_path is None
+    assert not any(
+        isinstance(widget, ipywidgets.Text) for row in box.children for widget in getattr(row, "children", ())
+    )
+
+
+def test_an_upload_above_the_limit_is_said_in_red_and_the_rest_is_classified(tiny_model):
+    box = UploadClassifier(tiny_model, max_bytes=1000)
+    box.upload.value = (chosen("large.png", bytes(2000)), chosen("small.png", picture("red")))
+    assert "large.png has 0.0 MB: at most 0 MB can be uploaded." in box.message.value
+    assert [prediction.label for prediction in box.predictions] == ["red"]
+
+
+def test_the_examples_are_classified_by_a_click(box):
+    photo = next(button for button in box.examples if button.description == "cat photo")
+    photo.click()
+    assert len(box.predictions) == 1
+    assert "cat photo" in box.output.value
+
+
+@pytest.mark.real_data
+def test_test_pictures_are_among_the_examples_where_the_data_is(cifar10, cifar10_settings, monkeypatch):
+    for name, value in cifar10_settings.items():
+        monkeypatch.setenv(name, value)
+    names = [name for name, _ in example_pictures()]
+    assert f"test: {cifar10.class_names[cifar10.y_test[0]]}" in names
+
+
+def test_the_known_classes_are_always_in_view(box):
+    shown = "".join(widget.value for widget in box.children if isinstance(widget, ipywidgets.HTML))
+    assert "red, green, blue" in shown
+
+
+def test_another_published_model_can_be_chosen(tiny_model):
+    path = persistence.save_model(tiny_model, runtime.artifacts_dir() / "colours_model.keras")
+    box = UploadClassifier(tiny_model)
+    assert [label for label, _ in box.models.options][1:] == ["colours_model.keras"]
+    box.models.value = path
+    box.upload.value = (chosen("a.png", picture("red")),)
+    assert box.predictions[0].label == "red"
+    assert box.message.value == ""
+
+
+def test_a_damaged_model_in_the_choice_is_said_in_red_and_the_last_one_stays(tiny_model):
+    path = persistence.save_model(tiny_model, runtime.artifacts_dir() / "colours_model.keras")
+    box = UploadClassifier(tiny_model)
+    path.write_bytes(b"damaged")
+    box.models.value = path
+    assert "colours_model.keras" in box.message.value
+    assert RED in box.message.value
+    assert box.classify([("a.png", picture("red"))])[0].label == "red"
+
+
+# --- the training panel ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def panel(tiny):
+    panel = TrainingPanel(tiny)
+    panel.epochs.value, panel.batch_size.value = 2, 16
+    yield panel
+    panel.stop.click()
+    assert panel.wait(60)
+
+
+def test_start_returns_at_once_trains_in_the_background_and_keeps_a_run(panel):
+    panel.start.click()
+    assert panel.start.disabled
+    assert not panel.stop.disabled
+    assert panel.wait(60)
+    assert panel.message.value == ""
+    assert panel.status.value.startswith("Finished: validation accuracy ")
+    assert panel.model.manifest["status"] == "complete"
+    assert panel.runs.options == (panel.model.manifest["run"],)
+    assert panel.model.manifest["run"] in panel.table.value
+    assert bytes(panel.curves.value).startswith(b"\x89PNG")
+    assert not panel.start.disabled
+    assert panel.stop.disabled
+
+
+def test_the_controls_reach_the_training(panel):
+    panel.learning_rate.value, panel.seed.value, panel.share.value = 0.005, 7, 0.5
+    panel.start.click()
+    assert panel.wait(60)
+    manifest = panel.model.manifest
+    assert {key: manifest["recipe"][key] for key in ("epochs", "batch_size", "learning_rate")} == {
+        "epochs": 2,
+        "batch_size": 16,
+        "learning_rate": 0.005,
+    }
+    assert (manifest["seed"], manifest["share"], manifest["dataset"]["training_pictures"]) == (7, 0.5, 24)
+
+
+def test_stop_ends_the_training_early_with_a_usable_model(panel, tiny):
+    panel.epochs.value = 1000
+    panel.start.click()
+    end = time.monotonic() + 60
+    while len(panel.history.get("loss", [])) < 2 and time.monotonic() < end:
+        time.sleep(0.02)
+    panel.stop.click()
+    assert panel.wait(60)
+    assert panel.status.value.startswith("Stopped: validation accuracy ")
+    assert panel.model.manifest["status"] == "interrupted"
+    assert 2 <= len(panel.history["loss"]) < 1000
+    assert classify_custom_image(panel.model, tiny.x_test[0]).label in tiny.class_names
+
+
+def test_a_second_training_starts_afresh(panel):
+    first = []
+    for _ in range(2):
+        panel.start.click()
+        assert panel.wait(60)
+        first.append(panel.history["loss"][0])
+    assert first[0] == pytest.approx(first[1], rel=1e-3)
+    assert len(panel.runs.options) == 2
+
+
+def test_an_error_in_the_training_is_shown_in_red_and_the_panel_goes_on(panel, monkeypatch):
+    monkeypatch.setattr(widgets, "train_model", lambda *_, **__: 1 / 0)
+    panel.start.click()
+    assert panel.wait(60)
+    assert "ZeroDivisionError" in panel.message.value
+    assert panel.status.value == "Failed."
+    assert not panel.start.disabled
+
+
+def test_runs_are_compared_and_deleted_only_after_asking(panel):
+    for seed in (0, 1):
+        panel.seed.value = seed
+        panel.start.click()
+        assert panel.wait(60)
+    panel.compare.click()
+    assert bytes(panel.overlay.value).startswith(b"\x89PNG")
+    assert "seed" in panel.table.value
+    gone, stays = panel.runs.options
+    panel.runs.value = (gone,)
+    panel.delete.click()
+    panel.keep.click()
+    assert len(list_runs()) == 2
+    panel.delete.click()
+    assert len(list_runs()) == 2
+    panel.confirm.click()
+    assert [run.name for run in list_runs()] == [stays]
+    assert panel.runs.options == (stays,)
+
+
+def test_deleting_without_a_choice_and_comparing_without_runs_are_said_in_red(panel):
+    panel.delete.click()
+    assert "Choose one or several runs" in panel.message.value
+    panel.compare.click()
+    assert "None of these runs has finished an epoch." in panel.message.value
+
+
+def test_choosing_a_recipe_shows_its_settings(panel, monkeypatch):
+    monkeypatch.setitem(widgets.RECIPES, "quick", Recipe("quick", epochs=4, batch_size=8, learning_rate=0.01))
+    panel.recipe.options = ["baseline", "quick"]
+    panel.recipe.value = "quick"
+    assert (panel.epochs.value, panel.batch_size.value, panel.learning_rate.value) == (4, 8, 0.01)

@@ -18,7 +18,7 @@ _MODULE_OF = {
     "set_seed": "runtime",
 }  # fmt: skip
 
-__all__ = sorted(_MODULE_OF)  # noqa: PLE0605 - resolved by __getattr__
+__all__ = sorted(_MODULE_OF)
 
 
 def __getattr__(name: str):

@@ -28,7 +28,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="imgclassify", description="Classify 32 x 32 pictures (CIFAR-10) and your own with a convolutional network.")
+        prog="imgclassify",
+        description="Classify 32 x 32 pictures (CIFAR-10) and your own with a convolutional network.",
+    )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     def command(name: str, function, summary: str) -> argparse.ArgumentParser:
@@ -38,24 +40,40 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     def data_option(sub: argparse.ArgumentParser, default: str | None, extra: str = "") -> None:
-        sub.add_argument("--data", default=default, metavar="NAME",
-                         help=f"cifar10, digits, auto, or a folder with one subfolder a class{extra}")
+        sub.add_argument(
+            "--data",
+            default=default,
+            metavar="NAME",
+            help=f"cifar10, digits, auto, or a folder with one subfolder a class{extra}",
+        )
 
     run = command("run", _run, "The whole job: find the data, load or train the baseline, evaluate, plot, classify.")
     data_option(run, "auto", " (default: auto)")
-    run.add_argument("--image", action="append", default=[], metavar="FILE", help="a picture of your own to classify; may be repeated")
+    run.add_argument(
+        "--image",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a picture of your own to classify; may be repeated",
+    )
 
-    train = command("train", _train, "Train a network; the result is a run, published where no model of the recipe is yet.")
+    train = command(
+        "train", _train, "Train a network; the result is a run, published where no model of the recipe is yet."
+    )
     train.add_argument("recipe", nargs="?", default="baseline", help="default: baseline")
     data_option(train, "cifar10", " (default: cifar10)")
     train.add_argument("--epochs", type=int)
     train.add_argument("--batch-size", type=int)
     train.add_argument("--learning-rate", type=float)
     train.add_argument("--seed", type=int, default=0)
-    train.add_argument("--share", type=float, default=1.0, help="train on this share of the training pictures, 0 to 1 (default: 1)")
+    train.add_argument(
+        "--share", type=float, default=1.0, help="train on this share of the training pictures, 0 to 1 (default: 1)"
+    )
     train.add_argument("--precision", default="auto", choices=["auto", "float32", "mixed_float16", "mixed_bfloat16"])
     train.add_argument("--name", help="name of the run (default: the recipe's)")
-    train.add_argument("--replace", action="store_true", help="replace the published model once the training is complete")
+    train.add_argument(
+        "--replace", action="store_true", help="replace the published model once the training is complete"
+    )
 
     evaluate = command("evaluate", _evaluate, "Measure a model on test data.")
     evaluate.add_argument("model", nargs="?", default="best", help="best (default), a recipe, a model file or a run")
@@ -66,10 +84,16 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--model", default="best", help="best (default), a recipe, a model file or a run")
     predict.add_argument("--top", type=int, default=3, metavar="K", help="how many classes to print (default: 3)")
 
-
     data = command("data", _data, "Say which data is at hand, check it, or download CIFAR-10.")
-    data.add_argument("name", nargs="?", default="cifar10", help="cifar10 (default), digits, auto, or a folder with one subfolder a class")
-    data.add_argument("--download", action="store_true", help="fetch CIFAR-10 (170 MB) if it is not here, however long it takes")
+    data.add_argument(
+        "name",
+        nargs="?",
+        default="cifar10",
+        help="cifar10 (default), digits, auto, or a folder with one subfolder a class",
+    )
+    data.add_argument(
+        "--download", action="store_true", help="fetch CIFAR-10 (170 MB) if it is not here, however long it takes"
+    )
 
     runs = command("runs", _runs, "List and compare trainings, or delete one.")
     runs.add_argument("names", nargs="*", metavar="RUN", help="only these")
@@ -111,7 +135,12 @@ def _run(options: argparse.Namespace) -> int:
         return 130
     baseline = evaluate_model(model, data.x_test, data.y_test, source=data.source)
     say(f"Baseline: {baseline}")
-    result = {"data": data.source, "notice": data.notice, "test_accuracy": baseline.accuracy, "interval": list(baseline.interval)}
+    result = {
+        "data": data.source,
+        "notice": data.notice,
+        "test_accuracy": baseline.accuracy,
+        "interval": list(baseline.interval),
+    }
 
     best = model
     if data.name == "cifar10":
@@ -129,7 +158,11 @@ def _run(options: argparse.Namespace) -> int:
         best = load_model("best")
         measured = best.manifest.get("metrics", {}).get("test_accuracy")
         source = best.manifest.get("dataset", {}).get("source")
-        known = "accuracy unknown" if measured is None else f"{measured:.2%} on {source}, by its manifest; not measured here"
+        known = (
+            "accuracy unknown"
+            if measured is None
+            else f"{measured:.2%} on {source}, by its manifest; not measured here"
+        )
         say(f"Your pictures go to the shipped CIFAR-10 model: {known}")
     for file in options.image:
         prediction = classify_custom_image(best, file)
@@ -137,7 +170,9 @@ def _run(options: argparse.Namespace) -> int:
         result["pictures"].append(_as_json(file, prediction))
     folder = runtime.artifacts_dir()
     published, _ = find_published("baseline", data.name)
-    result["written"] = [str(path) for path in ([] if existing else [published, *sorted((folder / "runs").glob("*"))[-1:]]) + written]
+    result["written"] = [
+        str(path) for path in ([] if existing else [published, *sorted((folder / "runs").glob("*"))[-1:]]) + written
+    ]
     say("Written: " + "\n         ".join(result["written"]))
     if options.json:
         _report(options, "", result)
@@ -145,9 +180,9 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _save_figures(model, history: dict, evaluation, data) -> list[Path]:
-    import matplotlib
+    import matplotlib as mpl
 
-    matplotlib.use("Agg")  # no display needed
+    mpl.use("Agg")  # no display needed
 
     from imgclassify import runtime, visualization
     from imgclassify.prediction import predict_image
@@ -156,7 +191,9 @@ def _save_figures(model, history: dict, evaluation, data) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     prediction = predict_image(model, data.x_test[0])
     figures = {
-        "history": visualization.plot_history(history, title=f"Baseline, {model.manifest.get('dataset', {}).get('source', 'data unrecorded')}"),
+        "history": visualization.plot_history(
+            history, title=f"Baseline, {model.manifest.get('dataset', {}).get('source', 'data unrecorded')}"
+        ),
         "confusion": visualization.plot_confusion_matrix(evaluation),
         "prediction": visualization.plot_prediction(prediction, true_label=data.class_names[data.y_test[0]]),
     }
@@ -182,7 +219,7 @@ def _train(options: argparse.Namespace) -> int:
     target, existing = find_published(recipe.name, data.name)
     if existing and not options.replace:
         model, _ = train_model(recipe, data, **arguments)
-        text = f"The published {existing.name} stays as it is (--replace would replace it); `imgclassify runs` lists the run."
+        text = f"The published {existing.name} stays as it is (--replace replaces it); `imgclassify runs` lists runs."
     else:
         model, _ = train_or_load_model(recipe, data, replace=options.replace, **arguments)
         text = f"Published as {target}."
@@ -203,11 +240,22 @@ def _evaluate(options: argparse.Namespace) -> int:
     if data.notice:
         _complain(data.notice)
     if (known := class_names_of(model)) != data.class_names:
-        raise ValueError(f"The model knows other classes ({', '.join(known)}) than {data.source} has ({', '.join(data.class_names)}).")
+        classes = ", ".join(data.class_names)
+        raise ValueError(f"The model knows other classes ({', '.join(known)}) than {data.source} has ({classes}).")
     result = evaluate_model(model, data.x_test, data.y_test, source=data.source)
-    _report(options, str(result), {"source": result.source, "pictures": len(result.labels), "accuracy": result.accuracy,
-                                   "interval": list(result.interval), "loss": result.loss, "per_class": result.per_class,
-                                   "confusion": result.confusion.tolist()})
+    _report(
+        options,
+        str(result),
+        {
+            "source": result.source,
+            "pictures": len(result.labels),
+            "accuracy": result.accuracy,
+            "interval": list(result.interval),
+            "loss": result.loss,
+            "per_class": {name: share if share == share else None for name, share in result.per_class.items()},
+            "confusion": result.confusion.tolist(),
+        },
+    )
     return 0
 
 
@@ -218,7 +266,11 @@ def _predict(options: argparse.Namespace) -> int:
         raise ValueError(f"--top must be at least 1. Received: {options.top}")
     files, bad = [], 0
     for name in map(Path, options.files):
-        inside = sorted(path for path in name.rglob("*") if path.is_file() and not path.name.startswith(".")) if name.is_dir() else [name]
+        inside = (
+            sorted(path for path in name.rglob("*") if path.is_file() and not path.name.startswith("."))
+            if name.is_dir()
+            else [name]
+        )
         files += inside
         if not inside:
             _complain(f"{name} is an empty folder: expected pictures in it.")
@@ -235,12 +287,24 @@ def _predict(options: argparse.Namespace) -> int:
         if not options.json:
             print(f"{file}: " + ", ".join(f"{label} {share:.1%}" for label, share in prediction.top(options.top)))
     if options.json:
-        _report(options, "", [result | {"probabilities": dict(list(result["probabilities"].items())[:options.top])} for result in results])
+        _report(
+            options,
+            "",
+            [
+                result | {"probabilities": dict(list(result["probabilities"].items())[: options.top])}
+                for result in results
+            ],
+        )
     return 1 if bad else 0
 
 
 def _as_json(file: str, prediction) -> dict:
-    return {"file": file, "label": prediction.label, "confidence": prediction.confidence, "probabilities": prediction.probabilities}
+    return {
+        "file": file,
+        "label": prediction.label,
+        "confidence": prediction.confidence,
+        "probabilities": prediction.probabilities,
+    }
 
 
 def _data(options: argparse.Namespace) -> int:
@@ -249,12 +313,29 @@ def _data(options: argparse.Namespace) -> int:
     from imgclassify import load_dataset
 
     data = load_dataset(options.name, offline=not options.download)
-    counts = {name: {part: int(np.sum(labels == number)) for part, labels in (("training", data.y_train), ("test", data.y_test))}
-              for number, name in enumerate(data.class_names)}
-    lines = [f"{data.source}: {len(data.y_train):,} training and {len(data.y_test):,} test pictures; fingerprint {data.fingerprint[:16]}",
-             *(f"  {name}: {count['training']:,} + {count['test']:,}" for name, count in counts.items())]
-    _report(options, "\n".join(lines), {"name": data.name, "source": data.source, "fingerprint": data.fingerprint,
-                                        "classes": counts, "skipped": list(data.skipped), "notice": data.notice})
+    counts = {
+        name: {
+            part: int(np.sum(labels == number)) for part, labels in (("training", data.y_train), ("test", data.y_test))
+        }
+        for number, name in enumerate(data.class_names)
+    }
+    lines = [
+        f"{data.source}: {len(data.y_train):,} training and {len(data.y_test):,} test pictures; "
+        f"fingerprint {data.fingerprint[:16]}",
+        *(f"  {name}: {count['training']:,} + {count['test']:,}" for name, count in counts.items()),
+    ]
+    _report(
+        options,
+        "\n".join(lines),
+        {
+            "name": data.name,
+            "source": data.source,
+            "fingerprint": data.fingerprint,
+            "classes": counts,
+            "skipped": list(data.skipped),
+            "notice": data.notice,
+        },
+    )
     for sentence in (*data.skipped, *filter(None, [data.notice])):
         _complain(sentence)
     return 1 if data.skipped else 0

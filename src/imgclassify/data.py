@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import io
 import json
-import os
 import pickle
 import re
 import shutil
@@ -120,18 +119,24 @@ class Dataset:
         return replace(self, **parts)
 
     def __str__(self) -> str:
-        lines = [f"{self.source}: {len(self.y_train):,} training and {len(self.y_test):,} test pictures, "
-                 f"{len(self.class_names)} classes ({', '.join(self.class_names)})"]
+        lines = [
+            f"{self.source}: {len(self.y_train):,} training and {len(self.y_test):,} test pictures, "
+            f"{len(self.class_names)} classes ({', '.join(self.class_names)})"
+        ]
         if self.skipped:
-            lines.append(f"{len(self.skipped)} files were left out: " + " ".join(self.skipped[:3])
-                         + (" ..." if len(self.skipped) > 3 else ""))
+            lines.append(
+                f"{len(self.skipped)} files were left out: "
+                + " ".join(self.skipped[:3])
+                + (" ..." if len(self.skipped) > 3 else "")
+            )
         return "\n".join(lines + ([self.notice] if self.notice else []))
 
     __repr__ = __str__
 
 
-def load_dataset(name: str | Path = "cifar10", *, offline: bool = False, quick: bool = False,
-                 show_progress: bool = True) -> Dataset:
+def load_dataset(
+    name: str | Path = "cifar10", *, offline: bool = False, quick: bool = False, show_progress: bool = True
+) -> Dataset:
     """Load a data set by name, or your own pictures from a folder.
 
     - "cifar10": looked for in `IMGCLASSIFY_DATA_DIR`, this package's cache, Keras' cache, then fetched
@@ -169,7 +174,9 @@ def load_dataset(name: str | Path = "cifar10", *, offline: bool = False, quick: 
         elif Path(wanted).expanduser().is_dir():
             data = _load_folder(Path(wanted).expanduser())
         else:
-            raise DatasetError(f'Unknown data set "{wanted}": use "cifar10", "digits", "auto", or a folder with one subfolder a class.')
+            raise DatasetError(
+                f'Unknown data set "{wanted}": use "cifar10", "digits", "auto", or a folder with one subfolder a class.'
+            )
     return data.subset(2000, 500) if runtime.short_mode() else data
 
 
@@ -209,11 +216,15 @@ def dataset_from_arrays(train: tuple[np.ndarray, np.ndarray], test: tuple[np.nda
     for part, (x, y) in (("training", train), ("test", test)):
         x, y = np.asarray(x), np.asarray(y)
         if x.ndim != 4 or x.shape[-1] != 3 or len(x) != len(y) or len(x) == 0:
-            raise DatasetError(f"The {part} data must be pictures (N, H, W, 3) with N labels. "
-                               f"Received: shapes {x.shape} and {y.shape}")
+            raise DatasetError(
+                f"The {part} data must be pictures (N, H, W, 3) with N labels. Received: shapes {x.shape} and {y.shape}"
+            )
         if x.dtype != np.uint8:
             if not (x.min() >= 0 and x.max() <= 1):
-                raise DatasetError(f"The {part} pictures must be uint8 or lie in [0, 1]. Received: {x.dtype} from {x.min()} to {x.max()}")
+                raise DatasetError(
+                    f"The {part} pictures must be uint8 or lie in [0, 1]. "
+                    f"Received: {x.dtype} from {x.min()} to {x.max()}"
+                )
             x = np.round(x * 255).astype(np.uint8)
         arrays += [x, class_numbers(y)]
     classes = int(1 + max(arrays[1].max(), arrays[3].max()))
@@ -258,6 +269,7 @@ def near_duplicates(data: Dataset, *, count: int = 8) -> list[tuple[int, int, fl
     Returns:
         (row in the test data, row in the training data, correlation up to 1), most alike first.
     """
+
     def describe(x: np.ndarray) -> np.ndarray:
         n, height, width, channels = x.shape
         small = x.reshape(n, height // 4, 4, width // 4, 4, channels).mean(axis=(2, 4), dtype=np.float32).reshape(n, -1)
@@ -286,13 +298,15 @@ def stratified_split(y: np.ndarray, fraction: float, seed: int) -> tuple[np.ndar
     try:
         first, second = train_test_split(np.arange(len(y)), test_size=fraction, stratify=y, random_state=seed)
     except ValueError as error:
-        raise DatasetError(f"The {len(y)} pictures cannot be split {1 - fraction:.0%} to {fraction:.0%} "
-                           f"with every class in both parts: {error}") from error
+        raise DatasetError(
+            f"The {len(y)} pictures cannot be split {1 - fraction:.0%} to {fraction:.0%} "
+            f"with every class in both parts: {error}"
+        ) from error
     return np.sort(first), np.sort(second)
 
 
 def _in_proportion(y: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Numbers, sorted, of `count` random rows; works also where no split does: fewer rows, taken or left, than classes."""
+    """Numbers, sorted, of `count` random rows; also where fewer rows are taken or left than there are classes."""
     order = np.random.default_rng(seed).permutation(len(y))
     place = np.empty(len(y))  # of each row within its class, from 0 to 1
     for label in np.unique(y):
@@ -308,7 +322,9 @@ def _load_auto(offline: bool, progress: Progress) -> Dataset:
     try:
         return _load_cifar10(offline, True, progress)
     except _NotAtHandError as error:
-        return replace(_load_digits(), notice=f"NOT CIFAR-10: working on scikit-learn's handwritten digits instead. {error}")
+        return replace(
+            _load_digits(), notice=f"NOT CIFAR-10: working on scikit-learn's handwritten digits instead. {error}"
+        )
 
 
 def _load_cifar10(offline: bool, quick: bool, progress: Progress) -> Dataset:
@@ -316,8 +332,10 @@ def _load_cifar10(offline: bool, quick: bool, progress: Progress) -> Dataset:
         folder = Path(chosen).expanduser()
         if (source := _find_source(folder)) is None:
             state = "holds neither" if folder.is_dir() else "is not a folder"
-            raise DatasetError(f"IMGCLASSIFY_DATA_DIR is {folder}, which {state}: "
-                               f"expected a folder with {_BATCHES_FOLDER}/ (the unpacked batches) or {ARCHIVE_NAME}.")
+            raise DatasetError(
+                f"IMGCLASSIFY_DATA_DIR is {folder}, which {state}: "
+                f"expected a folder with {_BATCHES_FOLDER}/ (the unpacked batches) or {ARCHIVE_NAME}."
+            )
         return _load_source(source)
     cache, keras_cache = runtime.cache_dir(), runtime.keras_cache_dir()
     if (data := _load_best_cached(cache)) is not None:
@@ -340,20 +358,26 @@ def _load_cifar10(offline: bool, quick: bool, progress: Progress) -> Dataset:
         except OSError as error:
             tried.append(f"the network (the download cannot be written: {error})")
     raise _NotAtHandError(
-        f"CIFAR-10 was not found. Tried: {'; '.join(tried)}. To get it, run `imgclassify data --download`, or fetch {ARCHIVE_NAME} (170 MB, for "
-        f"instance from {ADDRESSES[0]}) and put it into {cache} or into a folder that IMGCLASSIFY_DATA_DIR names."
+        f"CIFAR-10 was not found. Tried: {'; '.join(tried)}. To get it, run `imgclassify data --download`, "
+        f"or fetch {ARCHIVE_NAME} (170 MB, for instance from {ADDRESSES[0]}) "
+        f"and put it into {cache} or into a folder that IMGCLASSIFY_DATA_DIR names."
     )
 
 
 def _fetch_archive(cache: Path, quick: bool, progress: Progress) -> Path:
     addresses, checksum = _addresses()
-    return download.fetch(addresses, cache / ARCHIVE_NAME, sha256=checksum, progress=progress,
-                          size=ARCHIVE_BYTES if checksum == ARCHIVE_SHA256 else None,
-                          patience=download.QUICK if quick else download.PATIENT)
+    return download.fetch(
+        addresses,
+        cache / ARCHIVE_NAME,
+        sha256=checksum,
+        progress=progress,
+        size=ARCHIVE_BYTES if checksum == ARCHIVE_SHA256 else None,
+        patience=download.QUICK if quick else download.PATIENT,
+    )
 
 
 def _addresses() -> tuple[tuple[str, ...], str]:
-    """Where the archive can be fetched, and its SHA-256: another than CIFAR-10's only where the user's address names it."""
+    """Where the archive can be fetched, and its SHA-256, which only the user's own address can make another."""
     own = runtime.setting("CIFAR10_URL")
     if own is None:
         return ADDRESSES, ARCHIVE_SHA256
@@ -389,7 +413,9 @@ def _load_source(source: Path, delete_after: bool = False) -> Dataset:
         entry = _write_entry(cache, data)
         _write_text(pointer, entry.name)
     except OSError as error:
-        return replace(data, notice=f"The converted data could not be kept in {cache} ({error}); the next load converts it again.")
+        return replace(
+            data, notice=f"The converted data could not be kept in {cache} ({error}); the next load converts it again."
+        )
     kept = _read_entry(entry)
     if delete_after and kept is not None:
         source.unlink()
@@ -409,7 +435,9 @@ def _read_folder(folder: Path) -> Dataset:
             return (folder / name).read_bytes()
         except OSError as error:
             state = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
-            raise DatasetError(f"{name} {state} in {folder}: CIFAR-10 is {', '.join(_TRAIN_BATCHES)} and {_TEST_BATCH}.") from error
+            raise DatasetError(
+                f"{name} {state} in {folder}: CIFAR-10 is {', '.join(_TRAIN_BATCHES)} and {_TEST_BATCH}."
+            ) from error
 
     return _assemble(read, folder)
 
@@ -418,9 +446,12 @@ def _read_archive(path: Path) -> Dataset:
     accepted = {ARCHIVE_SHA256, _addresses()[1]}
     try:
         if (received := download.file_sha256(path)) not in accepted:
-            raise DatasetError(f"{path} is not the CIFAR-10 archive or is damaged: its SHA-256 is {received}, "
-                               f"expected {' or '.join(sorted(accepted))}.")
+            raise DatasetError(
+                f"{path} is not the CIFAR-10 archive or is damaged: its SHA-256 is {received}, "
+                f"expected {' or '.join(sorted(accepted))}."
+            )
         with tarfile.open(path) as archive:
+
             def read(name: str) -> bytes:
                 try:
                     return archive.extractfile(f"{_BATCHES_FOLDER}/{name}").read()
@@ -442,7 +473,9 @@ def _assemble(read: Callable[[str], bytes], origin: Path) -> Dataset:
     x_train, y_train = (np.concatenate([parts[name][i] for name in _TRAIN_BATCHES]) for i in (0, 1))
     x_test, y_test = parts[_TEST_BATCH]
     digest = fingerprint(x_train, y_train, x_test, y_test)
-    return Dataset("cifar10", _source(original, digest), CIFAR10_CLASSES, x_train, y_train, x_test, y_test, fingerprint=digest)
+    return Dataset(
+        "cifar10", _source(original, digest), CIFAR10_CLASSES, x_train, y_train, x_test, y_test, fingerprint=digest
+    )
 
 
 def _source(original: bool, digest: str) -> str:
@@ -452,11 +485,15 @@ def _source(original: bool, digest: str) -> str:
 class _ArrayUnpickler(pickle.Unpickler):
     """Reads pickled dictionaries of numbers, texts and numpy arrays, and refuses to import anything else."""
 
-    _ALLOWED = frozenset({
-        ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode"),
-        *((f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")),
-        *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
-    })
+    _ALLOWED = frozenset(
+        {
+            ("numpy", "ndarray"),
+            ("numpy", "dtype"),
+            ("_codecs", "encode"),
+            *((f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")),
+            *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
+        }
+    )
 
     def find_class(self, module: str, name: str):
         if (module, name) not in self._ALLOWED:
@@ -476,7 +513,13 @@ def _read_batch(content: bytes, what: str) -> tuple[np.ndarray, np.ndarray]:
         raise DatasetError(f"{what} is not a CIFAR-10 batch: expected a dictionary, found {type(batch).__name__}.")
     batch = {key.decode() if isinstance(key, bytes) else key: value for key, value in batch.items()}
     pixels = batch.get("data")
-    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.ndim != 2 or pixels.shape[1] != 3072 or len(pixels) == 0:
+    if (
+        not isinstance(pixels, np.ndarray)
+        or pixels.dtype != np.uint8
+        or pixels.ndim != 2
+        or pixels.shape[1] != 3072
+        or len(pixels) == 0
+    ):
         found = f"{pixels.dtype} {pixels.shape}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
         raise DatasetError(f'{what}: "data" must be uint8 of shape (N, 3072), N at least 1. Found: {found}')
     try:
@@ -507,8 +550,8 @@ def _write_entry(cache: Path, data: Dataset) -> Path:
         about = {"original": data.source == _SOURCES[0], "fingerprint": data.fingerprint, "crc32": checks}
         (part / "entry.json").write_text(json.dumps(about, indent=1))
         if entry.exists():  # damaged, as read above
-            os.rename(entry, part / "damaged")
-        os.rename(part, entry)
+            entry.rename(part / "damaged")
+        part.rename(entry)
         shutil.rmtree(entry / "damaged", ignore_errors=True)
     except OSError:
         if _read_entry(entry) is None:  # otherwise another process was first
@@ -538,6 +581,7 @@ def _read_entry(entry: Path) -> Dataset | None:
 
 def _load_best_cached(cache: Path) -> Dataset | None:
     """The most original of the cached copies."""
+
     def rank(entry: Path) -> int:
         try:
             about = json.loads((entry / "entry.json").read_text())
@@ -554,7 +598,7 @@ def _load_best_cached(cache: Path) -> Dataset | None:
 def _write_text(path: Path, text: str) -> None:
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     part.write_text(text)
-    os.replace(part, path)
+    part.replace(path)
 
 
 # --- digits and folders ----------------------------------------------------------------------------
@@ -566,12 +610,20 @@ def _load_digits() -> Dataset:
 
     digits = load_digits()
     small = np.round(digits.images * (255 / 16)).astype(np.uint8)
-    x = np.stack([np.asarray(Image.fromarray(picture).resize((32, 32), Image.Resampling.BICUBIC).convert("RGB")) for picture in small])
-    return _split_dataset("digits", "digits (scikit-learn)", tuple(map(str, range(10))), x, digits.target.astype(np.int64))
+    x = np.stack(
+        [
+            np.asarray(Image.fromarray(picture).resize((32, 32), Image.Resampling.BICUBIC).convert("RGB"))
+            for picture in small
+        ]
+    )
+    return _split_dataset(
+        "digits", "digits (scikit-learn)", tuple(map(str, range(10))), x, digits.target.astype(np.int64)
+    )
 
 
-def _split_dataset(name: str, source: str, class_names: tuple[str, ...], x: np.ndarray, y: np.ndarray,
-                   skipped: tuple[str, ...] = ()) -> Dataset:
+def _split_dataset(
+    name: str, source: str, class_names: tuple[str, ...], x: np.ndarray, y: np.ndarray, skipped: tuple[str, ...] = ()
+) -> Dataset:
     """One in five pictures becomes test data, always the same ones."""
     train, test = stratified_split(y, 0.2, seed=0)
     arrays = (x[train], y[train], x[test], y[test])
@@ -583,7 +635,9 @@ def _load_folder(folder: Path) -> Dataset:
     if {"train", "test"} <= set(_subfolders(folder)):
         class_names = _class_names(folder / "train")
         if (others := _class_names(folder / "test")) != class_names:
-            raise DatasetError(f"{folder}: train/ and test/ must hold the same classes. Found: {class_names} and {others}")
+            raise DatasetError(
+                f"{folder}: train/ and test/ must hold the same classes. Found: {class_names} and {others}"
+            )
         skipped: list[str] = []
         arrays = [array for part in ("train", "test") for array in _read_pictures(folder / part, class_names, skipped)]
         return Dataset(name, source, class_names, *arrays, fingerprint=fingerprint(*arrays), skipped=tuple(skipped))
@@ -618,5 +672,7 @@ def _read_pictures(folder: Path, class_names: tuple[str, ...], skipped: list[str
             except ImageError as error:
                 skipped.append(str(error))
         if number not in labels:
-            raise DatasetError(f"{folder / name} holds no readable picture: expected files ending in {', '.join(IMAGE_SUFFIXES)}.")
+            raise DatasetError(
+                f"{folder / name} holds no readable picture: expected files ending in {', '.join(IMAGE_SUFFIXES)}."
+            )
     return np.stack(pictures), np.asarray(labels, dtype=np.int64)

@@ -5,7 +5,6 @@ something else cost time, never a wrong file.
 """
 
 import hashlib
-import os
 import queue
 import threading
 import time
@@ -50,8 +49,15 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def fetch(urls: Sequence[str], destination: Path, *, sha256: str, size: int | None = None,
-          patience: Patience = PATIENT, progress: Progress | None = None) -> Path:
+def fetch(
+    urls: Sequence[str],
+    destination: Path,
+    *,
+    sha256: str,
+    size: int | None = None,
+    patience: Patience = PATIENT,
+    progress: Progress | None = None,
+) -> Path:
     """Download `destination` from the first of `urls` that delivers the file with this checksum.
 
     What has arrived is kept in `<destination>.part`; a later call, from any of the addresses, goes on
@@ -85,8 +91,10 @@ def fetch(urls: Sequence[str], destination: Path, *, sha256: str, size: int | No
                 if (received := file_sha256(part)) != sha256:
                     part.unlink()
                     if not continued:  # else what was here before may be at fault: once more, from the start
-                        raise DownloadError(f"sent another file (SHA-256 {received[:12]}..., expected {sha256[:12]}...)")
-            os.replace(part, destination)
+                        raise DownloadError(
+                            f"sent another file (SHA-256 {received[:12]}..., expected {sha256[:12]}...)"
+                        )
+            part.replace(destination)
             return destination
         except DownloadError as error:
             problems.setdefault(str(error), []).append(urlsplit(url).netloc or url)
@@ -115,7 +123,9 @@ class _Transfer:
                 return
             except broken as error:
                 # An error while writing is not the network's: a full disk must be said as such.
-                if isinstance(error, OSError) and not isinstance(error, (requests.RequestException, TimeoutError, ConnectionError)):
+                if isinstance(error, OSError) and not isinstance(
+                    error, (requests.RequestException, TimeoutError, ConnectionError)
+                ):
                     raise
                 problem = _in_words(error)
             if self._have() <= before or attempt == _ATTEMPTS:
@@ -149,7 +159,9 @@ class _Transfer:
                     window_bytes += len(chunk)
                     if now - window_start > self.patience.stall:
                         if window_bytes < _SLOWEST * (now - window_start):
-                            raise DownloadError(f"sent only {window_bytes:,} bytes in {format_seconds(now - window_start)}")
+                            raise DownloadError(
+                                f"sent only {window_bytes:,} bytes in {format_seconds(now - window_start)}"
+                            )
                         window_start, window_bytes = now, 0
             if total is not None and have < total:
                 raise ConnectionError(f"broke off after {have:,} of {total:,} bytes")
@@ -161,8 +173,10 @@ class _Transfer:
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
         started = time.monotonic()
         try:
-            return _within(seconds, lambda: requests.get(self.url, headers=headers, stream=True,
-                                                         timeout=(seconds, self.patience.stall)))
+            return _within(
+                seconds,
+                lambda: requests.get(self.url, headers=headers, stream=True, timeout=(seconds, self.patience.stall)),
+            )
         except requests.Timeout:
             raise DownloadError(f"did not answer within {time.monotonic() - started:.0f} s") from None
         finally:
@@ -188,7 +202,9 @@ class _Transfer:
         text = f"{urlsplit(self.url).netloc}: {have / 1e6:.1f} MB"
         if total:
             left = (total - have + skip) / max(speed, 1)
-            text += f" of {total / 1e6:.1f} MB ({have / total:.0%}), {speed / 1e6:.2f} MB/s, {format_seconds(left)} left"
+            text += (
+                f" of {total / 1e6:.1f} MB ({have / total:.0%}), {speed / 1e6:.2f} MB/s, {format_seconds(left)} left"
+            )
             taken = time.monotonic() - self.began
             if self.patience.total is not None and seconds > 3 and taken + left > self.patience.total:
                 raise DownloadError(f"is slow: {speed / 1e3:.0f} kB/s, {format_seconds(left)} left")

@@ -48,7 +48,7 @@ class Evaluation:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % confidence interval of the accuracy (Wilson, 1927): chance in the choice of test pictures, not of training."""
+        """95 % interval of the accuracy (Wilson, 1927): chance in the choice of test pictures, not in training."""
         from scipy.stats import binomtest
 
         low, high = binomtest(int(self.correct.sum()), len(self.labels)).proportion_ci(method="wilson")
@@ -85,23 +85,33 @@ class Evaluation:
     def _headline(self) -> str:
         low, high = self.interval
         data = f" of {self.source}" if self.source else ""
-        return (f"accuracy {self.accuracy:.2%} (95 % interval {low:.2%} to {high:.2%}), loss {self.loss:.3f}, "
-                f"on {len(self.labels):,} pictures{data}")
+        return (
+            f"accuracy {self.accuracy:.2%} (95 % interval {low:.2%} to {high:.2%}), loss {self.loss:.3f}, "
+            f"on {len(self.labels):,} pictures{data}"
+        )
 
     def __str__(self) -> str:
         width = max(map(len, self.class_names))
-        return "\n".join([self._headline(), *(f"  {name:<{width}}  {share:6.1%}" for name, share in self.per_class.items())])
+        return "\n".join(
+            [self._headline(), *(f"  {name:<{width}}  {share:6.1%}" for name, share in self.per_class.items())]
+        )
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        rows = "".join(f'<tr><td style="text-align:left">{html.escape(name)}</td><td>{share:.1%}</td></tr>'
-                       for name, share in self.per_class.items())
-        return (f"<p>{html.escape(self._headline())}</p><table><tr><th style='text-align:left'>class</th>"
-                f"<th>accuracy</th></tr>{rows}</table>")
+        rows = "".join(
+            f'<tr><td style="text-align:left">{html.escape(name)}</td><td>{share:.1%}</td></tr>'
+            for name, share in self.per_class.items()
+        )
+        return (
+            f"<p>{html.escape(self._headline())}</p><table><tr><th style='text-align:left'>class</th>"
+            f"<th>accuracy</th></tr>{rows}</table>"
+        )
 
 
-def evaluate_model(model, x: np.ndarray, y: np.ndarray, *, class_names: Sequence[str] | None = None, source: str = "") -> Evaluation:
+def evaluate_model(
+    model, x: np.ndarray, y: np.ndarray, *, class_names: Sequence[str] | None = None, source: str = ""
+) -> Evaluation:
     """Measure a model on labelled pictures, predicting each once.
 
     Args:
@@ -119,7 +129,9 @@ def evaluate_model(model, x: np.ndarray, y: np.ndarray, *, class_names: Sequence
     """
     labels, names = class_numbers(y), class_names_of(model, class_names)
     if len(x) != len(labels) or len(labels) == 0:
-        raise ValueError(f"Pictures and labels must be equally many and at least one. Received: {len(x)} and {len(labels)}")
+        raise ValueError(
+            f"Pictures and labels must be equally many and at least one. Received: {len(x)} and {len(labels)}"
+        )
     if labels.min() < 0 or labels.max() >= len(names):
         raise ValueError(f"Labels must lie between 0 and {len(names) - 1}. Received: {labels.min()} to {labels.max()}")
     return Evaluation(predict_probabilities(model, x), labels, names, source)

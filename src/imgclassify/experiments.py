@@ -24,7 +24,7 @@ class Run:
 
     @property
     def status(self) -> str:
-        """"complete", "interrupted", "failed", or "running" (also where it was killed)."""
+        """One of "complete", "interrupted", "failed" and "running" (also where it was killed)."""
         return self.manifest.get("status", "unknown")
 
     @property
@@ -36,8 +36,11 @@ class Run:
     def settings(self) -> dict[str, object]:
         """The recipe's fields, seed, share, precision and data: all that may differ between two runs."""
         keys = ("seed", "share", "precision")
-        return (self.manifest.get("recipe", {}) | {key: self.manifest.get(key) for key in keys}
-                | {"data": self.manifest.get("dataset", {}).get("source")})
+        return (
+            self.manifest.get("recipe", {})
+            | {key: self.manifest.get(key) for key in keys}
+            | {"data": self.manifest.get("dataset", {}).get("source")}
+        )
 
     @property
     def val_accuracy(self) -> float | None:
@@ -60,16 +63,25 @@ class Comparison:
     def rows(self) -> list[list[str]]:
         """The table with its head: name, status, epochs, validation accuracy, minutes, differing settings."""
         head = ["run", "status", "epochs done", "val_accuracy", "minutes", *self.differences]
-        body = [[run.name, run.status, str(len(run.history.get("loss", []))),
-                 "-" if run.val_accuracy is None else f"{run.val_accuracy:.2%}",
-                 f"{run.manifest.get('wall_time_s', 0) / 60:.1f}",
-                 *(str(values[i]) for values in self.differences.values())] for i, run in enumerate(self.runs)]
+        body = [
+            [
+                run.name,
+                run.status,
+                str(len(run.history.get("loss", []))),
+                "-" if run.val_accuracy is None else f"{run.val_accuracy:.2%}",
+                f"{run.manifest.get('wall_time_s', 0) / 60:.1f}",
+                *(str(values[i]) for values in self.differences.values()),
+            ]
+            for i, run in enumerate(self.runs)
+        ]
         return [head, *body]
 
     def __str__(self) -> str:
         rows = self.rows()
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+        return "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+        )
 
     __repr__ = __str__
 

@@ -57,7 +57,9 @@ def decode_image(picture: Picture, *, name: str | None = None) -> Image.Image:
         if not isinstance(content, bytes):
             raise ImageError(f"{name or 'The file'} was opened as text: open it with mode 'rb'.")
     else:
-        raise ImageError(f"A picture is a path, bytes, a binary file, a Pillow image or an array. Received: {type(picture).__name__}")
+        raise ImageError(
+            f"A picture is a path, bytes, a binary file, a Pillow image or an array. Received: {type(picture).__name__}"
+        )
     return _decode(content, str(name or "The picture"))
 
 
@@ -100,7 +102,9 @@ def _read_file(path: Path, name: str) -> bytes:
         if path.is_dir():
             raise ImageError(f"{name} is a folder, expected a picture file.")
         if path.stat().st_size > MAX_BYTES:
-            raise ImageError(f"{name} has {path.stat().st_size / 1e6:.0f} MB: at most {MAX_BYTES / 1e6:.0f} MB are accepted.")
+            raise ImageError(
+                f"{name} has {path.stat().st_size / 1e6:.0f} MB: at most {MAX_BYTES / 1e6:.0f} MB are accepted."
+            )
         return path.read_bytes()
     except FileNotFoundError:
         raise ImageError(f"{name} does not exist: expected a picture file.") from None
@@ -175,8 +179,13 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     if not np.isfinite(values).all():
         raise ValueError("it holds values that are no finite numbers")
     if image.mode == "F":  # no agreed range: 0 to 1, else 0 to 255, else its own
-        low, high = (0, 1) if 0 <= values.min() and values.max() <= 1 else (0, 255) if 0 <= values.min() and values.max() <= 255 \
+        low, high = (
+            (0, 1)
+            if values.min() >= 0 and values.max() <= 1
+            else (0, 255)
+            if values.min() >= 0 and values.max() <= 255
             else (values.min(), values.max())
+        )
     else:
         low, high = 0, 65535 if image.mode.startswith("I;16") or values.max() > 255 else 255
     return Image.fromarray(np.clip(np.round((values - low) * (255 / ((high - low) or 1))), 0, 255).astype(np.uint8))
@@ -186,14 +195,19 @@ def _image_from_array(array: np.ndarray, name: str) -> Image.Image:
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)) or 0 in array.shape:
-        raise ImageError(f"{name} must have the shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4). Received: {array.shape}")
+        raise ImageError(
+            f"{name} must have the shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4). Received: {array.shape}"
+        )
     if array.shape[0] * array.shape[1] > MAX_PIXELS:
         raise ImageError(_too_many_pixels(name))
-    if array.dtype == np.uint16:
+    if array.dtype.kind == "u" and array.dtype.itemsize == 2:  # of either byte order
         array = np.round(array / 257)
     elif array.dtype.kind in "fb":
         if not (array.min() >= 0 and array.max() <= 1):  # also false for NaN
-            raise ImageError(f"{name} of {array.dtype} must lie in [0, 1] (uint8: 0 to 255). Received: {array.min()} to {array.max()}")
+            raise ImageError(
+                f"{name} of {array.dtype} must lie in [0, 1] (uint8: 0 to 255). "
+                f"Received: {array.min()} to {array.max()}"
+            )
         array = np.round(array * 255.0)
     elif array.dtype != np.uint8:
         raise ImageError(f"{name} must be uint8, uint16, bool or float in [0, 1]. Received: {array.dtype}")

@@ -3,7 +3,9 @@
 from imgclassify import runtime
 
 
-def build_model(architecture: str = "baseline", *, input_shape: tuple[int, int, int] = (32, 32, 3), num_classes: int = 10):
+def build_model(
+    architecture: str = "baseline", *, input_shape: tuple[int, int, int] = (32, 32, 3), num_classes: int = 10
+):
     """Build an untrained network, not yet compiled.
 
     "baseline" (122,570 parameters for ten classes): three 3 x 3 convolutions with 32, 64 and 64 filters and
@@ -22,11 +24,16 @@ def build_model(architecture: str = "baseline", *, input_shape: tuple[int, int, 
         ValueError: An argument is none of these.
     """
     if architecture not in _ARCHITECTURES:
-        raise ValueError(f"Unknown architecture: use one of {sorted(_ARCHITECTURES)}. Received: architecture={architecture!r}")
+        raise ValueError(
+            f"Unknown architecture: use one of {sorted(_ARCHITECTURES)}. Received: architecture={architecture!r}"
+        )
     if num_classes < 2:
         raise ValueError(f"num_classes must be at least 2. Received: num_classes={num_classes}")
     if len(input_shape) != 3 or min(input_shape[:2]) < 18 or input_shape[2] < 1:
-        raise ValueError(f"input_shape must be (height, width, channels), at least 18 x 18 pixels. Received: input_shape={input_shape}")
+        raise ValueError(
+            "input_shape must be (height, width, channels), at least 18 x 18 pixels. "
+            f"Received: input_shape={input_shape}"
+        )
     return _ARCHITECTURES[architecture](tuple(input_shape), num_classes)
 
 

@@ -64,8 +64,10 @@ def find_model(path_or_recipe: str | os.PathLike = "best") -> Path:
     for name in (published_name(text), published_name(dataset=text)):
         if name in models:
             return models[name]
-    raise ModelFileError(f'No model for "{text}": give "best", a recipe, a .keras or .h5 file or a run. '
-                         f"Published here: {', '.join(models) or 'none'}.")
+    raise ModelFileError(
+        f'No model for "{text}": give "best", a recipe, a .keras or .h5 file or a run. '
+        f"Published here: {', '.join(models) or 'none'}."
+    )
 
 
 def load_model(path_or_recipe: str | os.PathLike = "best"):
@@ -87,8 +89,10 @@ def load_model(path_or_recipe: str | os.PathLike = "best"):
     path = find_model(path_or_recipe)
     manifest = read_manifest(path)
     if "sha256" in manifest and manifest["sha256"] != file_sha256(path):
-        raise ModelFileError(f"{path} is not the file that {_manifest_path(path).name} describes: it is damaged or was replaced. "
-                             "Restore it, or delete the manifest to load the file without it.")
+        raise ModelFileError(
+            f"{path} is not the file that {_manifest_path(path).name} describes: it is damaged or was replaced. "
+            "Restore it, or delete the manifest to load the file without it."
+        )
     keras = runtime.keras()
     try:
         if path.suffix == ".h5":
@@ -97,8 +101,10 @@ def load_model(path_or_recipe: str | os.PathLike = "best"):
     except ModelFileError:
         raise
     except Exception as error:  # Keras, h5py and zipfile raise many kinds for a damaged file
-        raise ModelFileError(f"{path} cannot be loaded with Keras {keras.__version__}{_written_with(manifest)}: "
-                             f"it is damaged or of another version. ({_first_line(error)})") from error
+        raise ModelFileError(
+            f"{path} cannot be loaded with Keras {keras.__version__}{_written_with(manifest)}: "
+            f"it is damaged or of another version. ({_first_line(error)})"
+        ) from error
     model.compile(loss="categorical_crossentropy", metrics=["accuracy"])
     model.manifest = manifest
     return model
@@ -127,7 +133,7 @@ def save_model(model, path: str | os.PathLike, manifest: dict | None = None, *, 
         with _absl_quiet():  # .h5 is Keras' older format, and chosen on purpose
             model.save(part, include_optimizer=False)
         manifest["sha256"] = file_sha256(part)
-        os.replace(part, path)
+        part.replace(path)
     finally:
         part.unlink(missing_ok=True)
     write_manifest(path, manifest)
@@ -140,7 +146,9 @@ def check_target(path: str | os.PathLike, *, replace: bool = False) -> Path:
     if path.suffix not in MODEL_SUFFIXES:
         raise ModelFileError(f"A model file ends in {' or '.join(MODEL_SUFFIXES)}. Received: {path}")
     if path.exists() and not replace:
-        raise ModelFileError(f"{path} exists already and is not overwritten: pass replace=True, or choose another name.")
+        raise ModelFileError(
+            f"{path} exists already and is not overwritten: pass replace=True, or choose another name."
+        )
     return path
 
 
@@ -166,7 +174,7 @@ def write_manifest(path: Path, manifest: dict) -> None:
     target = _manifest_path(path)
     part = target.with_name(f".{uuid.uuid4().hex[:8]}.json")
     part.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(part, target)
+    part.replace(target)
 
 
 def _manifest_path(path: Path) -> Path:
@@ -194,9 +202,15 @@ def _refuse_code(path: Path) -> None:
 
     for part in dicts(config):
         module = part.get("module") or "keras"
-        if "Lambda" in str(part.get("class_name")) or part.get("class_name") == "function" or module.partition(".")[0] not in ("keras", "builtins"):
-            raise ModelFileError(f"{path} carries code ({part.get('class_name')} of {module}) and is not loaded: "
-                                 "only models of Keras' own layers are.")
+        if (
+            "Lambda" in str(part.get("class_name"))
+            or part.get("class_name") == "function"
+            or module.partition(".")[0] not in ("keras", "builtins")
+        ):
+            raise ModelFileError(
+                f"{path} carries code ({part.get('class_name')} of {module}) and is not loaded: "
+                "only models of Keras' own layers are."
+            )
 
 
 def _written_with(manifest: dict) -> str:

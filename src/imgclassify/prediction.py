@@ -48,15 +48,22 @@ class Prediction:
 
     __repr__ = __str__
 
+    def bars_html(self, k: int = 5) -> str:
+        """The `k` most probable classes as bars, for notebooks and widgets."""
+        return "".join(
+            '<div style="display:grid;grid-template-columns:84px 1fr 52px;gap:8px;align-items:center">'
+            f'<span style="text-align:right">{html.escape(label)}</span><span style="background:#e4eaee">'
+            f'<span style="display:block;height:14px;width:{100 * probability:.1f}%;'
+            f'background:{"#2a6f97" if rank == 0 else "#9db4c0"}"></span></span><span>{probability:.1%}</span></div>'
+            for rank, (label, probability) in enumerate(self.top(k))
+        )
+
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f'<tr><td style="text-align:right">{html.escape(label)}</td><td style="text-align:left;width:210px">'
-            f'<div style="background:{"#2a6f97" if rank == 0 else "#9db4c0"};width:{max(1, round(200 * probability))}px;'
-            f'height:12px"></div></td><td style="text-align:right">{probability:.1%}</td></tr>'
-            for rank, (label, probability) in enumerate(self.top(5)))
-        return ('<div style="display:flex;gap:16px;align-items:center">'
-                f'<img src="{image_data_uri(self.image)}" width="128" height="128" alt="what the model sees" '
-                f'style="image-rendering:pixelated"><table>{rows}</table></div>')
+        return (
+            '<div style="display:flex;gap:16px;align-items:center">'
+            f'<img src="{image_data_uri(self.image)}" width="128" height="128" alt="what the model sees" '
+            f'style="image-rendering:pixelated"><div style="width:380px;line-height:1.8">{self.bars_html()}</div></div>'
+        )
 
 
 def image_data_uri(image: np.ndarray | Image.Image) -> str:
@@ -85,11 +92,14 @@ def predict_image(model, image: np.ndarray, *, class_names: Sequence[str] | None
     image = np.asarray(image)
     shape = _input_shape(model)
     if image.shape != shape:
-        raise ImageError(f"One picture of shape {shape} is expected; other sizes go through classify_custom_image(). "
-                         f"Received: shape {image.shape}")
+        raise ImageError(
+            f"One picture of shape {shape} is expected; other sizes go through classify_custom_image(). "
+            f"Received: shape {image.shape}"
+        )
     if image.dtype != np.uint8 and not (image.dtype.kind == "f" and image.min() >= 0 and image.max() <= 1):
-        raise ImageError("A picture must be uint8 or float in [0, 1]. "
-                         f"Received: {image.dtype} from {image.min()} to {image.max()}")
+        raise ImageError(
+            f"A picture must be uint8 or float in [0, 1]. Received: {image.dtype} from {image.min()} to {image.max()}"
+        )
     names = class_names_of(model, class_names)
     values = predict_probabilities(model, image[np.newaxis])[0]
     order = np.argsort(-values, kind="stable")
@@ -98,8 +108,9 @@ def predict_image(model, image: np.ndarray, *, class_names: Sequence[str] | None
     return Prediction(names[order[0]], float(values[order[0]]), probabilities, seen)
 
 
-def classify_custom_image(model, picture: Picture, *, class_names: Sequence[str] | None = None,
-                          name: str | None = None) -> Prediction:
+def classify_custom_image(
+    model, picture: Picture, *, class_names: Sequence[str] | None = None, name: str | None = None
+) -> Prediction:
     """Classify a picture of any size and kind, prepared exactly as the training data was.
 
     Args:
@@ -118,7 +129,9 @@ def classify_custom_image(model, picture: Picture, *, class_names: Sequence[str]
     height, width, channels = _input_shape(model)
     if height is None or height != width or channels != 3:
         raise ValueError(f"The model must take square RGB pictures. It takes {(height, width, channels)}")
-    return predict_image(model, prepare_image(decode_image(picture, name=name), size=height)[0], class_names=class_names)
+    return predict_image(
+        model, prepare_image(decode_image(picture, name=name), size=height)[0], class_names=class_names
+    )
 
 
 def predict_probabilities(model, x: np.ndarray, *, batch_size: int = 500) -> np.ndarray:
@@ -133,7 +146,9 @@ def predict_probabilities(model, x: np.ndarray, *, batch_size: int = 500) -> np.
         float32, (N, number of classes).
     """
     tf, compiled = runtime.tensorflow(), _compiled(model)
-    batches = [np.asarray(compiled(tf.constant(scale_pixels(x[i:i + batch_size])))) for i in range(0, len(x), batch_size)]
+    batches = [
+        np.asarray(compiled(tf.constant(scale_pixels(x[i : i + batch_size])))) for i in range(0, len(x), batch_size)
+    ]
     return np.concatenate(batches) if batches else np.empty((0, model.output_shape[-1]), np.float32)
 
 
@@ -147,7 +162,9 @@ def class_names_of(model, class_names: Sequence[str] | None = None) -> tuple[str
     names = class_names or (getattr(model, "manifest", None) or {}).get("class_names") or CIFAR10_CLASSES
     if len(names) != outputs:
         known = "given" if class_names else "known"
-        raise ValueError(f"The model has {outputs} outputs, but {len(names)} class names are {known}: pass class_names=[...].")
+        raise ValueError(
+            f"The model has {outputs} outputs, but {len(names)} class names are {known}: pass class_names=[...]."
+        )
     return tuple(names)
 
 
@@ -165,5 +182,7 @@ def _compiled(model):
                 autograph=False,  # nothing to rewrite, and it would write temporary files
             )
             # Concrete, for TensorFlow warns when a tf.function of one place in the code is traced for a fifth model.
-            model._compiled_prediction = function.get_concrete_function(tf.TensorSpec((None, *_input_shape(model)), tf.float32))
+            model._compiled_prediction = function.get_concrete_function(
+                tf.TensorSpec((None, *_input_shape(model)), tf.float32)
+            )
         return model._compiled_prediction

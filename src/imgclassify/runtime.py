@@ -115,7 +115,7 @@ def _native_stderr_silenced() -> Iterator[None]:
         yield
         return
     try:
-        with open(os.devnull, "wb") as null:
+        with Path(os.devnull).open("wb") as null:
             os.dup2(null.fileno(), 2)
         yield
     finally:
@@ -154,10 +154,12 @@ def set_seed(seed: int) -> None:
 
 
 def default_precision() -> str:
-    """Keras policy to train with: "mixed_float16" on GPUs with tensor cores (compute capability 7 or more), else "float32"."""
+    """Keras policy to train with: "mixed_float16" on GPUs of compute capability 7 or more, else "float32"."""
     tf = tensorflow()
     gpus = tf.config.list_physical_devices("GPU")
-    capable = [tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0)) >= (7, 0) for gpu in gpus]
+    capable = [
+        tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0)) >= (7, 0) for gpu in gpus
+    ]
     return "mixed_float16" if capable and all(capable) else "float32"
 
 
@@ -174,10 +176,16 @@ def describe_machine() -> dict[str, object]:
                 processor = line.partition(":")[2].strip()
                 break
     tf = tensorflow()
-    gpus = [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
-            for gpu in tf.config.list_physical_devices("GPU")]
-    return {"processor": processor, "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-            "gpus": gpus, "system": f"{platform.system()} {platform.machine()}"}
+    gpus = [
+        tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
+        for gpu in tf.config.list_physical_devices("GPU")
+    ]
+    return {
+        "processor": processor,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "gpus": gpus,
+        "system": f"{platform.system()} {platform.machine()}",
+    }
 
 
 def describe_versions() -> dict[str, str]:
@@ -193,7 +201,9 @@ def source_commit() -> str | None:
     source = Path(__file__).resolve().parent
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(source), *words], capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", str(source), *words], capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
         git("ls-files", "--error-unmatch", __file__)  # not merely lying in somebody's repository

@@ -1,7 +1,7 @@
 """Recipes and the one training loop."""
 
 import contextlib
-import datetime
+import datetime as dt
 import os
 import threading
 import time
@@ -20,7 +20,16 @@ from imgclassify.progress import Progress, format_seconds
 
 HISTORY_KEYS = ("loss", "accuracy", "val_loss", "val_accuracy")
 _SHORT_EPOCHS = 3  # in short mode
-_RUN_OPTIONS = ("seed", "share", "precision", "name", "stop", "on_epoch", "show_progress", "progress")  # of train_model, not of a recipe
+_RUN_OPTIONS = (
+    "seed",
+    "share",
+    "precision",
+    "name",
+    "stop",
+    "on_epoch",
+    "show_progress",
+    "progress",
+)  # of train_model, not of a recipe
 
 
 @dataclass(frozen=True)
@@ -44,8 +53,12 @@ class Recipe:
     validation_fraction: float = 0.2
 
     def __post_init__(self):
-        for field, valid in (("epochs", self.epochs >= 1), ("batch_size", self.batch_size >= 1),
-                             ("learning_rate", self.learning_rate > 0), ("validation_fraction", 0 < self.validation_fraction < 1)):
+        for field, valid in (
+            ("epochs", self.epochs >= 1),
+            ("batch_size", self.batch_size >= 1),
+            ("learning_rate", self.learning_rate > 0),
+            ("validation_fraction", 0 < self.validation_fraction < 1),
+        ):
             if not valid:
                 bound = {"learning_rate": "above 0", "validation_fraction": "between 0 and 1"}.get(field, "at least 1")
                 raise ValueError(f"{field} must be {bound}. Received: {field}={getattr(self, field)}")
@@ -70,10 +83,20 @@ def get_recipe(recipe: str | Recipe, **settings) -> Recipe:
     return replace(recipe, **chosen)
 
 
-def train_model(recipe: str | Recipe = "baseline", data=None, *, seed: int = 0, share: float = 1.0, precision: str = "auto",
-                name: str | None = None, stop: threading.Event | None = None,
-                on_epoch: Callable[[dict[str, list[float]]], None] | None = None,
-                show_progress: bool = True, progress: Progress | None = None, **settings):
+def train_model(
+    recipe: str | Recipe = "baseline",
+    data=None,
+    *,
+    seed: int = 0,
+    share: float = 1.0,
+    precision: str = "auto",
+    name: str | None = None,
+    stop: threading.Event | None = None,
+    on_epoch: Callable[[dict[str, list[float]]], None] | None = None,
+    show_progress: bool = True,
+    progress: Progress | None = None,
+    **settings,
+):
     """Train a fresh network, always from the start, and keep it as a run in `artifacts/runs/<time>-<name>/`.
 
     An interrupt (Ctrl-C, or Interrupt in a notebook) or `stop` ends the training early: the run and the
@@ -120,7 +143,9 @@ def train_model(recipe: str | Recipe = "baseline", data=None, *, seed: int = 0, 
         model = build_model(recipe.architecture, input_shape=data.x_train.shape[1:], num_classes=len(data.class_names))
         model.compile(keras.optimizers.Adam(recipe.learning_rate), "categorical_crossentropy", metrics=["accuracy"])
     run = _new_run(name or recipe.name)
-    manifest = {"run": run.parent.name} | _new_manifest(recipe, seed, share, precision, data, len(train_rows), len(val_rows))
+    manifest = {"run": run.parent.name} | _new_manifest(
+        recipe, seed, share, precision, data, len(train_rows), len(val_rows)
+    )
     persistence.write_manifest(run, manifest)
 
     def record(history: dict[str, list[float]]) -> None:
@@ -133,34 +158,58 @@ def train_model(recipe: str | Recipe = "baseline", data=None, *, seed: int = 0, 
         watch = _watch(recipe.epochs, stop, record, progress)
         status = "failed"
         try:
-            model.fit(_batches(data.x_train, data.y_train, train_rows, recipe.batch_size, len(data.class_names), shuffle_seed=seed),
-                      validation_data=_batches(data.x_train, data.y_train, val_rows, 500, len(data.class_names)),
-                      epochs=recipe.epochs, callbacks=[watch], shuffle=False, verbose=0)
+            model.fit(
+                _batches(
+                    data.x_train, data.y_train, train_rows, recipe.batch_size, len(data.class_names), shuffle_seed=seed
+                ),
+                validation_data=_batches(data.x_train, data.y_train, val_rows, 500, len(data.class_names)),
+                epochs=recipe.epochs,
+                callbacks=[watch],
+                shuffle=False,
+                verbose=0,
+            )
             status = "complete"
         except (KeyboardInterrupt, _StopTraining):
             status = "interrupted"
             if watch.best_weights is not None:
                 model.set_weights(watch.best_weights)
         except tf.errors.ResourceExhaustedError as error:
-            raise MemoryError(f"A batch of {recipe.batch_size} pictures does not fit into memory: "
-                              f"try batch_size={max(1, recipe.batch_size // 2)}.") from error
+            raise MemoryError(
+                f"A batch of {recipe.batch_size} pictures does not fit into memory: "
+                f"try batch_size={max(1, recipe.batch_size // 2)}."
+            ) from error
         finally:
             history = watch.history
             manifest |= {"status": status, "history": history, "wall_time_s": round(time.monotonic() - started, 1)}
             if status == "failed":
                 persistence.write_manifest(run, manifest)
         model = _in_float32(model, recipe, data, precision)
-        manifest["metrics"] = _validation_metrics(model, data, val_rows, history, watch.best_epoch if status == "interrupted" else -1, precision)
+        manifest["metrics"] = _validation_metrics(
+            model, data, val_rows, history, watch.best_epoch if status == "interrupted" else -1, precision
+        )
         model.manifest = manifest
         persistence.save_model(model, run)
         if status == "interrupted":
-            kept = f"the weights of epoch {watch.best_epoch + 1}, the best so far," if history["loss"] else "the weights as they stood, before the end of an epoch,"
-            progress.say(f"Stopped after {len(history['loss'])} of {recipe.epochs} epochs; {kept} are kept as the run {run.parent.name}.")
+            kept = (
+                f"the weights of epoch {watch.best_epoch + 1}, the best so far,"
+                if history["loss"]
+                else "the weights as they stood, before the end of an epoch,"
+            )
+            progress.say(
+                f"Stopped after {len(history['loss'])} of {recipe.epochs} epochs; {kept} "
+                f"are kept as the run {run.parent.name}."
+            )
     return model, history
 
 
-def train_or_load_model(recipe: str | Recipe = "baseline", data=None, *, path: str | os.PathLike | None = None,
-                        replace: bool = False, **options):
+def train_or_load_model(
+    recipe: str | Recipe = "baseline",
+    data=None,
+    *,
+    path: str | os.PathLike | None = None,
+    replace: bool = False,
+    **options,
+):
     """Load the recipe's published model where there is one, else train and publish it.
 
     The published file is `cifar10_model.h5` for the baseline on CIFAR-10, `<data>_model.keras` for other data and
@@ -190,7 +239,9 @@ def train_or_load_model(recipe: str | Recipe = "baseline", data=None, *, path: s
     if existing is not None and not replace:
         model = persistence.load_model(existing)
         asked = asdict(wanted) if isinstance(recipe, Recipe) else settings
-        asked = asked | {key: options[key] for key in ("seed", "share", "precision") if options.get(key, "auto") != "auto"}
+        asked = asked | {
+            key: options[key] for key in ("seed", "share", "precision") if options.get(key, "auto") != "auto"
+        }
         _check_as_asked(existing, model.manifest, asked, data)
         return model, model.manifest.get("history", {key: [] for key in HISTORY_KEYS})
 
@@ -198,8 +249,12 @@ def train_or_load_model(recipe: str | Recipe = "baseline", data=None, *, path: s
     model, history = train_model(recipe, data, **options)
     if model.manifest["status"] == "complete":
         test = evaluate_model(model, data.x_test, data.y_test)
-        model.manifest["metrics"] |= {"test_accuracy": test.accuracy, "test_interval": list(test.interval),
-                                      "test_loss": test.loss, "test_pictures": len(test.labels)}
+        model.manifest["metrics"] |= {
+            "test_accuracy": test.accuracy,
+            "test_interval": list(test.interval),
+            "test_loss": test.loss,
+            "test_pictures": len(test.labels),
+        }
         persistence.save_model(model, target, replace=replace)
     return model, history
 
@@ -223,19 +278,28 @@ def _as_dataset(data) -> Dataset:
 
 
 def _check_as_asked(path: Path, manifest: dict, asked: dict, data: Dataset | None) -> None:
-    made = manifest.get("recipe", {}) | {"seed": manifest.get("seed"), "share": manifest.get("share", 1.0), "precision": manifest.get("precision")}
+    made = manifest.get("recipe", {}) | {
+        "seed": manifest.get("seed"),
+        "share": manifest.get("share", 1.0),
+        "precision": manifest.get("precision"),
+    }
     other = {key: value for key, value in asked.items() if value is not None and made.get(key) != value}
     if other:
         raise ModelFileError(
             f"{path} was trained with {', '.join(f'{key}={made.get(key)}' for key in other)}, asked for was "
-            f"{', '.join(f'{key}={value}' for key, value in other.items())}. Leave that out to load it, call train_model() for a run "
-            "beside it, or pass replace=True to replace it.")
+            f"{', '.join(f'{key}={value}' for key, value in other.items())}. Leave that out to load it, "
+            "call train_model() for a run beside it, or pass replace=True to replace it."
+        )
     if data is not None and tuple(manifest.get("class_names", data.class_names)) != data.class_names:
-        raise ModelFileError(f"{path} was trained on other classes ({', '.join(manifest['class_names'])}) than this data has "
-                             f"({', '.join(data.class_names)}): pass another path=.")
+        raise ModelFileError(
+            f"{path} was trained on other classes ({', '.join(manifest['class_names'])}) than this data has "
+            f"({', '.join(data.class_names)}): pass another path=."
+        )
 
 
-def _batches(x: np.ndarray, y: np.ndarray, rows: np.ndarray, batch_size: int, classes: int, *, shuffle_seed: int | None = None):
+def _batches(
+    x: np.ndarray, y: np.ndarray, rows: np.ndarray, batch_size: int, classes: int, *, shuffle_seed: int | None = None
+):
     """A `tf.data.Dataset` of (pictures float32 in [0, 1], one-hot labels); the pictures stay uint8 in memory."""
     tf = runtime.tensorflow()
     pictures, labels = tf.constant(x[rows]), tf.constant(y[rows])
@@ -279,16 +343,25 @@ def _watch(epochs: int, stop: threading.Event | None, on_epoch, progress: Progre
         def on_epoch_end(self, epoch, logs=None):
             for key in HISTORY_KEYS:
                 self.history[key].append(float(logs[key]))
-            if self.best_weights is None or self.history["val_accuracy"][-1] > self.history["val_accuracy"][self.best_epoch]:
+            if (
+                self.best_weights is None
+                or self.history["val_accuracy"][-1] > self.history["val_accuracy"][self.best_epoch]
+            ):
                 self.best_weights, self.best_epoch = self.model.get_weights(), epoch
             numbers = "  ".join(f"{key} {self.history[key][-1]:.3f}" for key in HISTORY_KEYS)
             took = time.monotonic() - self._epoch_started
-            progress.log(f"epoch {epoch + 1:{len(str(epochs))}d}/{epochs}  {numbers}  {took:.1f} s" + self._time_left(epoch + 1))
+            progress.log(
+                f"epoch {epoch + 1:{len(str(epochs))}d}/{epochs}  {numbers}  {took:.1f} s" + self._time_left(epoch + 1)
+            )
             on_epoch({key: list(values) for key, values in self.history.items()})
 
         def _time_left(self, epochs_done: float) -> str:
             taken = time.monotonic() - self._started
-            return f"  {format_seconds(taken / epochs_done * (epochs - epochs_done))} left" if taken > 2 and epochs_done < epochs else ""
+            return (
+                f"  {format_seconds(taken / epochs_done * (epochs - epochs_done))} left"
+                if taken > 2 and epochs_done < epochs
+                else ""
+            )
 
         def _obey(self):
             if stop is not None and stop.is_set():
@@ -317,8 +390,10 @@ def _in_float32(model, recipe: Recipe, data: Dataset, precision: str):
     return exact
 
 
-def _validation_metrics(model, data: Dataset, rows: np.ndarray, history: dict, epoch: int, precision: str) -> dict[str, float]:
-    """Validation loss and accuracy of the weights that are saved, those of `epoch`; empty where no epoch was finished."""
+def _validation_metrics(
+    model, data: Dataset, rows: np.ndarray, history: dict, epoch: int, precision: str
+) -> dict[str, float]:
+    """Validation loss and accuracy of the saved weights, those of `epoch`; empty where no epoch was finished."""
     if not history["loss"]:
         return {}
     if precision == "float32":
@@ -334,17 +409,24 @@ def _share_of(rows: np.ndarray, labels: np.ndarray, share: float, seed: int) -> 
     return rows if share == 1 else rows[stratified_split(labels[rows], share, seed)[1]]
 
 
-def _new_manifest(recipe: Recipe, seed: int, share: float, precision: str, data: Dataset, trained_on: int, validated_on: int) -> dict:
+def _new_manifest(
+    recipe: Recipe, seed: int, share: float, precision: str, data: Dataset, trained_on: int, validated_on: int
+) -> dict:
     return {
         "format": 1,
         "status": "running",
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "recipe": asdict(recipe),
         "seed": seed,
         "share": share,
         "precision": precision,
-        "dataset": {"name": data.name, "source": data.source, "fingerprint": data.fingerprint,
-                    "training_pictures": trained_on, "validation_pictures": validated_on},
+        "dataset": {
+            "name": data.name,
+            "source": data.source,
+            "fingerprint": data.fingerprint,
+            "training_pictures": trained_on,
+            "validation_pictures": validated_on,
+        },
         "class_names": list(data.class_names),
         "input_shape": list(data.x_train.shape[1:]),
         "versions": runtime.describe_versions(),
@@ -356,7 +438,7 @@ def _new_manifest(recipe: Recipe, seed: int, share: float, precision: str, data:
 def _new_run(name: str) -> Path:
     """Make the folder of a new run; returns the path of its model file, not yet written."""
     runs = runtime.artifacts_dir() / "runs"
-    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    stamp = dt.datetime.now().strftime("%Y%m%d-%H%M%S")
     for suffix in ("", *(f"-{i}" for i in range(2, 1000))):
         folder = runs / f"{stamp}-{name}{suffix}"
         with contextlib.suppress(FileExistsError):

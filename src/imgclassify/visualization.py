@@ -15,12 +15,20 @@ from imgclassify.prediction import Prediction
 
 _BLUE, _ORANGE, _GREY = "#2a6f97", "#e07a1f", "#9db4c0"
 _STYLE = {
-    "figure.dpi": 100, "savefig.dpi": 130, "figure.constrained_layout.use": True, "font.size": 10,
-    "axes.titlesize": 11, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": False,
+    "figure.dpi": 100,
+    "savefig.dpi": 130,
+    "figure.constrained_layout.use": True,
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": False,
 }
 
 
-def _new_figure(rows: int = 1, columns: int = 1, *, figure: Figure | None = None, **options) -> tuple[Figure, np.ndarray]:
+def _new_figure(
+    rows: int = 1, columns: int = 1, *, figure: Figure | None = None, **options
+) -> tuple[Figure, np.ndarray]:
     """A figure in our style, or the empty one that is given, with its axes as an array (rows, columns)."""
     with plt.rc_context(_STYLE):
         if figure is not None:
@@ -64,8 +72,14 @@ def plot_history(history, *, title: str = "", figure: Figure | None = None) -> F
     if values.get("val_accuracy"):
         best = int(np.argmax(values["val_accuracy"]))
         for axes, key in ((left, "val_accuracy"), (right, "val_loss")):
-            axes.plot(best + 1, values[key][best], "o", color=_ORANGE, zorder=3,
-                      label=f"best validation accuracy: {values['val_accuracy'][best]:.1%}, epoch {best + 1}")
+            axes.plot(
+                best + 1,
+                values[key][best],
+                "o",
+                color=_ORANGE,
+                zorder=3,
+                label=f"best validation accuracy: {values['val_accuracy'][best]:.1%}, epoch {best + 1}",
+            )
     left.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     left.legend(frameon=False, loc="lower right", fontsize=9)
     figure.suptitle(title)
@@ -99,7 +113,9 @@ def plot_runs(runs: Sequence[Run], *, figure: Figure | None = None) -> Figure:
     return figure
 
 
-def plot_samples(images: np.ndarray, titles: Sequence[str] | None = None, *, columns: int = 10, title: str = "") -> Figure:
+def plot_samples(
+    images: np.ndarray, titles: Sequence[str] | None = None, *, columns: int = 10, title: str = ""
+) -> Figure:
     """A grid of pictures.
 
     Args:
@@ -110,7 +126,9 @@ def plot_samples(images: np.ndarray, titles: Sequence[str] | None = None, *, col
     """
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
-    figure, grid = _new_figure(rows, columns, figsize=(1.05 * columns, (1.3 if titles is not None else 1.05) * rows + 0.3))
+    figure, grid = _new_figure(
+        rows, columns, figsize=(1.05 * columns, (1.3 if titles is not None else 1.05) * rows + 0.3)
+    )
     for axes in grid.flat:
         axes.axis("off")
     for i, (axes, image) in enumerate(zip(grid.flat, images, strict=False)):
@@ -164,7 +182,9 @@ def plot_channels(data: Dataset, *, sample: int = 5000) -> Figure:
     for channel, (name, color) in enumerate((("red", "#c0392b"), ("green", "#27874e"), ("blue", "#2a5db0"))):
         shares = np.bincount(pictures[..., channel].ravel(), minlength=256) / pictures[..., channel].size
         mean, spread = pictures[..., channel].mean() / 255, pictures[..., channel].std() / 255
-        axes.plot(np.arange(256) / 255, shares, color=color, label=f"{name}: mean {mean:.3f}, standard deviation {spread:.3f}")
+        axes.plot(
+            np.arange(256) / 255, shares, color=color, label=f"{name}: mean {mean:.3f}, standard deviation {spread:.3f}"
+        )
     axes.set(xlabel="pixel value", ylabel="share of pixels", title=f"Pixel values by channel, {data.source}")
     axes.set_ylim(0, np.quantile([line.get_ydata().max() for line in axes.lines], 0.5) * 1.1)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
@@ -174,8 +194,12 @@ def plot_channels(data: Dataset, *, sample: int = 5000) -> Figure:
 
 def plot_mean_images(data: Dataset) -> Figure:
     """The mean training picture of each class."""
-    means = np.stack([data.x_train[data.y_train == number].mean(axis=0) / 255 for number in range(len(data.class_names))])
-    return plot_samples(means, data.class_names, columns=min(10, len(means)), title=f"Mean picture of each class, {data.source}")
+    means = np.stack(
+        [data.x_train[data.y_train == number].mean(axis=0) / 255 for number in range(len(data.class_names))]
+    )
+    return plot_samples(
+        means, data.class_names, columns=min(10, len(means)), title=f"Mean picture of each class, {data.source}"
+    )
 
 
 def plot_pairs(pairs: Sequence[tuple[np.ndarray, np.ndarray, str]], *, title: str = "") -> Figure:
@@ -196,21 +220,34 @@ def plot_confusion_matrix(evaluation: Evaluation) -> Figure:
     figure, ((axes,),) = _new_figure(figsize=(size + 0.6, size - 0.3))
     picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(counts):
-        axes.text(column, row, f"{count}", ha="center", va="center", fontsize=8,
-                  color="white" if shares[row, column] > 0.5 else "#999999" if count == 0 else "black")
+        axes.text(
+            column,
+            row,
+            f"{count}",
+            ha="center",
+            va="center",
+            fontsize=8,
+            color="white" if shares[row, column] > 0.5 else "#999999" if count == 0 else "black",
+        )
     places = np.arange(len(counts))
     axes.set_xticks(places, evaluation.class_names, rotation=45, ha="right")
     axes.set_yticks(places, evaluation.class_names)
-    axes.set(xlabel="predicted class", ylabel="true class",
-             title=f"{evaluation.accuracy:.1%} of {len(evaluation.labels):,} right" + (f", {evaluation.source}" if evaluation.source else ""))
+    axes.set(
+        xlabel="predicted class",
+        ylabel="true class",
+        title=f"{evaluation.accuracy:.1%} of {len(evaluation.labels):,} right"
+        + (f", {evaluation.source}" if evaluation.source else ""),
+    )
     axes.spines[:].set_visible(False)
-    figure.colorbar(picture, ax=axes, shrink=0.8, format=PercentFormatter(1, decimals=0), label="share of the true class")
+    figure.colorbar(
+        picture, ax=axes, shrink=0.8, format=PercentFormatter(1, decimals=0), label="share of the true class"
+    )
     return figure
 
 
 def plot_class_accuracy(evaluation: Evaluation) -> Figure:
     """Accuracy of each class, lowest last, with the overall accuracy as a line."""
-    shares = {name: share for name, share in evaluation.per_class.items() if share == share}  # noqa: PLR0124 - leaves out NaN
+    shares = {name: share for name, share in evaluation.per_class.items() if share == share}
     names = sorted(shares, key=shares.get, reverse=True)
     figure, ((axes,),) = _new_figure(figsize=(7.5, 0.28 * len(names) + 1.1))
     bars = axes.barh(names, [shares[name] for name in names], color=_BLUE)
@@ -228,8 +265,18 @@ def plot_confidence(evaluation: Evaluation) -> Figure:
     figure, ((axes,),) = _new_figure(figsize=(7.5, 3.2))
     bins = np.linspace(0, 1, 21)
     right, wrong = evaluation.confidence[evaluation.correct], evaluation.confidence[~evaluation.correct]
-    axes.hist([right, wrong], bins, stacked=True, color=[_BLUE, _ORANGE], label=[f"right ({len(right):,})", f"wrong ({len(wrong):,})"])
-    axes.set(xlabel="confidence of the prediction", ylabel="pictures", title=f"Confidence of right and wrong predictions, {evaluation.source}")
+    axes.hist(
+        [right, wrong],
+        bins,
+        stacked=True,
+        color=[_BLUE, _ORANGE],
+        label=[f"right ({len(right):,})", f"wrong ({len(wrong):,})"],
+    )
+    axes.set(
+        xlabel="confidence of the prediction",
+        ylabel="pictures",
+        title=f"Confidence of right and wrong predictions, {evaluation.source}",
+    )
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.legend(frameon=False, loc="upper left")
     return figure
@@ -248,7 +295,10 @@ def plot_mistakes(images: np.ndarray, evaluation: Evaluation, *, count: int = 12
         return None
     worst = wrong[np.argsort(-evaluation.confidence[wrong], kind="stable")][:count]
     names = evaluation.class_names
-    titles = [f"{names[evaluation.predicted[i]]} {evaluation.confidence[i]:.0%}\ntrue: {names[evaluation.labels[i]]}" for i in worst]
+    titles = [
+        f"{names[evaluation.predicted[i]]} {evaluation.confidence[i]:.0%}\ntrue: {names[evaluation.labels[i]]}"
+        for i in worst
+    ]
     columns = min(6, len(worst))
     rows = -(-len(worst) // columns)
     figure, grid = _new_figure(rows, columns, figsize=(1.55 * columns, 1.9 * rows + 0.3))
@@ -277,7 +327,9 @@ def plot_model_view(picture: Picture, *, size: int = 32) -> Figure:
     return figure
 
 
-def plot_prediction(prediction: Prediction, picture: Picture | None = None, *, true_label: str | None = None, top: int = 5) -> Figure:
+def plot_prediction(
+    prediction: Prediction, picture: Picture | None = None, *, true_label: str | None = None, top: int = 5
+) -> Figure:
     """The picture, what the model sees of it, and its most probable classes as bars.
 
     Args:
@@ -299,7 +351,11 @@ def plot_prediction(prediction: Prediction, picture: Picture | None = None, *, t
     bars = row[-1].barh(labels, values, color=[_BLUE, *[_GREY] * (len(labels) - 1)])
     row[-1].bar_label(bars, fmt="{:.1%}", padding=3, fontsize=9)
     row[-1].invert_yaxis()
-    row[-1].set(xlim=(0, 1.25), xticks=[0, 0.5, 1], xlabel="probability",
-                title=f"{prediction.label}" + (f" (true class: {true_label})" if true_label else ""))
+    row[-1].set(
+        xlim=(0, 1.25),
+        xticks=[0, 0.5, 1],
+        xlabel="probability",
+        title=f"{prediction.label}" + (f" (true class: {true_label})" if true_label else ""),
+    )
     row[-1].xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return figure

@@ -69,13 +69,23 @@ class UploadClassifier(ipywidgets.VBox):
         self._model = model if model is not None else persistence.load_model("best")
         self.predictions: list[Prediction] = []
         self.message, self.output, self._classes = ipywidgets.HTML(), ipywidgets.HTML(), ipywidgets.HTML()
-        self.upload = ipywidgets.FileUpload(accept="image/*", multiple=True, description="Choose pictures",
-                                            button_style="primary", layout={"width": "170px"})
+        self.upload = ipywidgets.FileUpload(
+            accept="image/*",
+            multiple=True,
+            description="Choose pictures",
+            button_style="primary",
+            layout={"width": "170px"},
+        )
         self.upload.observe(self._on_upload, names="value")
         published = [(path.name, path) for path in persistence.list_models()]
-        given = (self._model.manifest.get("run") or self._model.name) if hasattr(self._model, "manifest") else self._model.name
-        self.models = ipywidgets.Dropdown(options=[(f"the given model ({given})", None), *published], description="Model",
-                                          layout={"width": "360px"})
+        given = (
+            (self._model.manifest.get("run") or self._model.name)
+            if hasattr(self._model, "manifest")
+            else self._model.name
+        )
+        self.models = ipywidgets.Dropdown(
+            options=[(f"the given model ({given})", None), *published], description="Model", layout={"width": "360px"}
+        )
         self.models.observe(self._on_model, names="value")
         rows = [ipywidgets.HBox([self.upload, self.models], layout={"flex_flow": "row wrap"}), self._classes]
         limit = f"Uploads of up to {max_bytes / 1e6:.0f} MB each"
@@ -106,7 +116,10 @@ class UploadClassifier(ipywidgets.VBox):
         for name, picture in files:
             try:
                 if isinstance(picture, bytes) and len(picture) > self._max_bytes:
-                    raise ImageError(f"{name} has {len(picture) / 1e6:.1f} MB: at most {self._max_bytes / 1e6:.0f} MB can be uploaded.")
+                    raise ImageError(
+                        f"{name} has {len(picture) / 1e6:.1f} MB: "
+                        f"at most {self._max_bytes / 1e6:.0f} MB can be uploaded."
+                    )
                 started = time.perf_counter()
                 image = decode_image(picture, name=name)
                 prediction = classify_custom_image(self._model, image)
@@ -116,7 +129,9 @@ class UploadClassifier(ipywidgets.VBox):
             except ImageError as error:
                 problems.append(_red(str(error)))
             except Exception as error:
-                problems.append(_red(f"{name} could not be classified ({type(error).__name__}: {error}).", traceback.format_exc()))
+                problems.append(
+                    _red(f"{name} could not be classified ({type(error).__name__}: {error}).", traceback.format_exc())
+                )
         self.message.value = "".join(problems)
         self.output.value = "".join(cards)
         return self.predictions
@@ -154,14 +169,17 @@ class UploadClassifier(ipywidgets.VBox):
 
 
 def example_pictures() -> list[tuple[str, Picture]]:
-    """Pictures to try: photos that scikit-image ships, where it is installed, and test pictures, where the data is at hand."""
+    """Pictures to try: photos that scikit-image ships, and test pictures where the data is at hand."""
     found: list[tuple[str, Picture]] = []
     try:
         import skimage
 
         photos = Path(skimage.__file__).parent / "data"
-        found += [(name, photos / file) for name, file in (("cat photo", "chelsea.png"), ("coffee cup", "coffee.png"))
-                  if (photos / file).exists()]
+        found += [
+            (name, photos / file)
+            for name, file in (("cat photo", "chelsea.png"), ("coffee cup", "coffee.png"))
+            if (photos / file).exists()
+        ]
     except ImportError:
         pass
     try:
@@ -175,19 +193,18 @@ def example_pictures() -> list[tuple[str, Picture]]:
 def _card(name: str, image: Image.Image, prediction: Prediction, milliseconds: float) -> str:
     photo = Image.open(io.BytesIO(_jpeg(image, 256)))
     address = image_data_uri(photo)
-    bars = "".join(
-        f'<div style="display:grid;grid-template-columns:84px 1fr 52px;gap:8px;align-items:center">'
-        f'<span style="text-align:right">{html.escape(label)}</span>'
-        f'<span style="background:#e4eaee"><span style="display:block;height:14px;width:{100 * share:.1f}%;'
-        f'background:{"#2a6f97" if rank == 0 else "#9db4c0"}"></span></span><span>{share:.1%}</span></div>'
-        for rank, (label, share) in enumerate(prediction.top(3)))
-    return (f'<div style="display:flex;flex-wrap:wrap;gap:16px;align-items:center;margin:8px 0;padding:8px;border:1px solid #ccc">'
-            f'<figure style="margin:0"><img src="{address}" alt="the picture" style="height:128px;max-width:256px">'
-            f'<figcaption>{html.escape(name)}</figcaption></figure>'
-            f'<figure style="margin:0"><img src="{image_data_uri(prediction.image)}" alt="what the model sees" width="128" height="128" '
-            f'style="image-rendering:pixelated"><figcaption>what the model sees</figcaption></figure>'
-            f'<div style="flex:1 1 260px;max-width:420px;line-height:1.8"><b style="font-size:120%">{html.escape(prediction.label)}</b> '
-            f'<span style="color:#666">{milliseconds:.0f} ms</span>{bars}</div></div>')
+    return (
+        '<div style="display:flex;flex-wrap:wrap;gap:16px;align-items:center;margin:8px 0;padding:8px;'
+        'border:1px solid #ccc">'
+        f'<figure style="margin:0"><img src="{address}" alt="the picture" style="height:128px;max-width:256px">'
+        f"<figcaption>{html.escape(name)}</figcaption></figure>"
+        f'<figure style="margin:0"><img src="{image_data_uri(prediction.image)}" alt="what the model sees" '
+        'width="128" height="128" style="image-rendering:pixelated">'
+        "<figcaption>what the model sees</figcaption></figure>"
+        '<div style="flex:1 1 260px;max-width:420px;line-height:1.8">'
+        f'<b style="font-size:120%">{html.escape(prediction.label)}</b> '
+        f'<span style="color:#666">{milliseconds:.0f} ms</span>{prediction.bars_html(3)}</div></div>'
+    )
 
 
 def _jpeg(image: Image.Image, side: int) -> bytes:
@@ -225,15 +242,23 @@ class TrainingPanel(ipywidgets.VBox):
         baseline = RECIPES["baseline"]
         self.recipe = ipywidgets.Dropdown(options=list(RECIPES), value=baseline.name, description="Recipe", **wide)
         self.epochs = ipywidgets.BoundedIntText(baseline.epochs, min=1, max=1000, description="Epochs", **wide)
-        self.batch_size = ipywidgets.BoundedIntText(baseline.batch_size, min=1, max=4096, description="Batch size", **wide)
-        self.learning_rate = ipywidgets.BoundedFloatText(baseline.learning_rate, min=1e-6, max=1, step=1e-4,
-                                                         description="Learning rate", **wide)
+        self.batch_size = ipywidgets.BoundedIntText(
+            baseline.batch_size, min=1, max=4096, description="Batch size", **wide
+        )
+        self.learning_rate = ipywidgets.BoundedFloatText(
+            baseline.learning_rate, min=1e-6, max=1, step=1e-4, description="Learning rate", **wide
+        )
         self.seed = ipywidgets.BoundedIntText(0, min=0, max=2**31 - 1, description="Seed", **wide)
-        self.share = ipywidgets.FloatSlider(1.0, min=0.05, max=1, step=0.05, description="Share of data", readout_format=".0%", **wide)
+        self.share = ipywidgets.FloatSlider(
+            1.0, min=0.05, max=1, step=0.05, description="Share of data", readout_format=".0%", **wide
+        )
         self.start = ipywidgets.Button(description="Start", button_style="primary", icon="play")
         self.stop = ipywidgets.Button(description="Stop", button_style="warning", icon="stop", disabled=True)
         self.status, self.message, self.table = ipywidgets.HTML("Ready."), ipywidgets.HTML(), ipywidgets.HTML()
-        self.curves, self.overlay = (ipywidgets.Image(format="png", layout={"width": "810px", "max_width": "100%", "display": "none"}) for _ in range(2))
+        self.curves, self.overlay = (
+            ipywidgets.Image(format="png", layout={"width": "810px", "max_width": "100%", "display": "none"})
+            for _ in range(2)
+        )
         self.runs = ipywidgets.SelectMultiple(options=[], rows=5, layout={"width": "420px", "max_width": "100%"})
         self.compare = ipywidgets.Button(description="Compare", tooltip="The chosen runs, or all of them")
         self.delete = ipywidgets.Button(description="Delete...", tooltip="Delete the chosen runs, after asking")
@@ -241,17 +266,34 @@ class TrainingPanel(ipywidgets.VBox):
         self.keep = ipywidgets.Button(description="Keep")
         self._question = ipywidgets.HTML()
         self._asking = ipywidgets.HBox([self._question, self.confirm, self.keep], layout={"display": "none"})
-        for button, handler in ((self.start, self._on_start), (self.stop, self._on_stop), (self.compare, self._on_compare),
-                                (self.delete, self._on_delete), (self.confirm, self._on_confirm), (self.keep, self._on_keep)):
+        for button, handler in (
+            (self.start, self._on_start),
+            (self.stop, self._on_stop),
+            (self.compare, self._on_compare),
+            (self.delete, self._on_delete),
+            (self.confirm, self._on_confirm),
+            (self.keep, self._on_keep),
+        ):
             button.on_click(handler)
         self.recipe.observe(self._on_recipe, names="value")
         wrap = {"flex_flow": "row wrap"}
-        super().__init__([
-            ipywidgets.HBox([self.recipe, self.epochs, self.batch_size, self.learning_rate, self.seed, self.share], layout=wrap),
-            ipywidgets.HBox([self.start, self.stop]), self.status, self.message, self.curves,
-            ipywidgets.HTML("<b>Runs</b>, newest first (Ctrl or Shift chooses several)"), self.runs,
-            ipywidgets.HBox([self.compare, self.delete]), self._asking, self.table, self.overlay,
-        ])
+        super().__init__(
+            [
+                ipywidgets.HBox(
+                    [self.recipe, self.epochs, self.batch_size, self.learning_rate, self.seed, self.share], layout=wrap
+                ),
+                ipywidgets.HBox([self.start, self.stop]),
+                self.status,
+                self.message,
+                self.curves,
+                ipywidgets.HTML("<b>Runs</b>, newest first (Ctrl or Shift chooses several)"),
+                self.runs,
+                ipywidgets.HBox([self.compare, self.delete]),
+                self._asking,
+                self.table,
+                self.overlay,
+            ]
+        )
         self._list_runs()
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -267,7 +309,9 @@ class TrainingPanel(ipywidgets.VBox):
         self._stop.clear()
         self.message.value = ""
         self._busy(True)
-        settings = {name: getattr(self, name).value for name in ("epochs", "batch_size", "learning_rate", "seed", "share")}
+        settings = {
+            name: getattr(self, name).value for name in ("epochs", "batch_size", "learning_rate", "seed", "share")
+        }
         self._worker = threading.Thread(target=self._train, args=(self.recipe.value, settings), daemon=True)
         self._worker.start()
 
@@ -277,11 +321,18 @@ class TrainingPanel(ipywidgets.VBox):
             self.status.value = "Loading the data ..."
             self._data = self._data or load_dataset("auto", show_progress=False)
             self.status.value = "Building the network ..."
-            self.model, self.history = train_model(recipe, self._data, stop=self._stop, on_epoch=self._draw,
-                                                   progress=_StatusProgress(self.status), **settings)
-            metrics, status = self.model.manifest["metrics"], self.model.manifest["status"]
+            self.model, self.history = train_model(
+                recipe,
+                self._data,
+                stop=self._stop,
+                on_epoch=self._draw,
+                progress=_StatusProgress(self.status),
+                **settings,
+            )
+            manifest, metrics = self.model.manifest, self.model.manifest["metrics"]
+            ending = "Finished" if manifest["status"] == "complete" else "Stopped"
             accuracy = f"validation accuracy {metrics['val_accuracy']:.2%}" if metrics else "no epoch was finished"
-            self.status.value = f"{'Finished' if status == 'complete' else 'Stopped'}: {accuracy}; kept as the run {self.model.manifest['run']}."
+            self.status.value = f"{ending}: {accuracy}; kept as the run {manifest['run']}."
         except Exception:
             self.status.value = "Failed."
             raise
@@ -291,7 +342,9 @@ class TrainingPanel(ipywidgets.VBox):
 
     def _draw(self, history: dict[str, list[float]]) -> None:
         self.history = history
-        _show_figure(self.curves, functools.partial(plot_history, history, title=f"{self.recipe.value}, {self._data.source}"))
+        _show_figure(
+            self.curves, functools.partial(plot_history, history, title=f"{self.recipe.value}, {self._data.source}")
+        )
 
     @_guarded
     def _on_stop(self, _button) -> None:
@@ -365,7 +418,11 @@ class _StatusProgress(Progress):
 
     def _put(self, *lines: str) -> None:
         if self._status.value != "Stopping ...":
-            self._status.value = "".join(f'<div style="font-family:monospace;white-space:pre-wrap">{html.escape(line)}</div>' for line in lines if line)
+            self._status.value = "".join(
+                f'<div style="font-family:monospace;white-space:pre-wrap">{html.escape(line)}</div>'
+                for line in lines
+                if line
+            )
 
 
 def _show_figure(widget: ipywidgets.Image, draw: Callable[..., Figure]) -> None:

@@ -82,8 +82,11 @@ def _kernel_environment(folder: Path) -> dict[str, str]:
         "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
         "IPYTHONDIR": "ipython", "IMGCLASSIFY_CACHE_DIR": "cache", "KERAS_HOME": "keras",
     }  # fmt: skip
-    return kept | {name: str(folder / value) for name, value in folders.items()} | {
-        "IMGCLASSIFY_SHORT": "1", "IMGCLASSIFY_OFFLINE": "1", "IMGCLASSIFY_DATASET": "digits"}
+    return (
+        kept
+        | {name: str(folder / value) for name, value in folders.items()}
+        | {"IMGCLASSIFY_SHORT": "1", "IMGCLASSIFY_OFFLINE": "1", "IMGCLASSIFY_DATASET": "digits"}
+    )
 
 
 @pytest.fixture(scope="session")

@@ -186,12 +186,15 @@ def test_a_hidden_page_gives_the_camera_back(box):
     box.says("switched off while the page was hidden")
 
 
-@pytest.mark.parametrize(("error", "sentence"), [
-    ("NotAllowedError", "The camera was refused"),
-    ("NotFoundError", "No camera was found"),
-    ("NotReadableError", "The camera is busy"),
-    ("AbortError", "The camera cannot be used (made up)"),
-])
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        ("NotAllowedError", "The camera was refused"),
+        ("NotFoundError", "No camera was found"),
+        ("NotReadableError", "The camera is busy"),
+        ("AbortError", "The camera cannot be used (made up)"),
+    ],
+)
 def test_each_reason_to_have_no_camera_is_said_in_words(box, screenshot, error, sentence):
     refuse = "name => { window.camera = async () => { throw new DOMException('made up', name); }; }"
     box.page.evaluate(refuse, error)

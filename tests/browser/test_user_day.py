@@ -13,7 +13,9 @@ pytestmark = pytest.mark.browser
 SLOW = 180_000  # milliseconds
 
 
-def picture(name: str = "green.png", color: tuple[int, int, int] = (40, 160, 60), size: tuple[int, int] = (300, 200)) -> dict:
+def picture(
+    name: str = "green.png", color: tuple[int, int, int] = (40, 160, 60), size: tuple[int, int] = (300, 200)
+) -> dict:
     file = io.BytesIO()
     Image.new("RGB", size, color).save(file, format="PNG")
     return {"name": name, "mimeType": "image/png", "buffer": file.getvalue()}
@@ -44,7 +46,10 @@ def test_an_uploaded_picture_is_classified_at_once(upload_page, screenshot):
     assert upload_page.get_by_text("what the model sees", exact=True).first.is_visible()
     assert upload_page.get_by_text("It knows only:").is_visible()
     screenshot(upload_page, "04_upload_1280")
-    screenshot(upload_page.locator(".jp-OutputArea-output", has=upload_page.get_by_role("button", name="Choose pictures")), "upload")
+    screenshot(
+        upload_page.locator(".jp-OutputArea-output", has=upload_page.get_by_role("button", name="Choose pictures")),
+        "upload",
+    )
 
 
 def test_the_same_file_can_be_uploaded_again(upload_page):
@@ -70,8 +75,12 @@ def test_a_broken_file_gives_one_red_sentence_and_the_box_goes_on_working(upload
 
 @pytest.mark.browser_full
 def test_several_files_are_classified_together_and_the_bad_one_is_named(upload_page, screenshot):
-    choose(upload_page, picture("one.png"), {"name": "two.txt", "mimeType": "text/plain", "buffer": b"words"},
-           picture("three.png", (200, 40, 40)))
+    choose(
+        upload_page,
+        picture("one.png"),
+        {"name": "two.txt", "mimeType": "text/plain", "buffer": b"words"},
+        picture("three.png", (200, 40, 40)),
+    )
     for name in ("one.png", "three.png"):
         upload_page.locator("figcaption", has_text=name).wait_for(timeout=SLOW)
     assert upload_page.get_by_text("two.txt is not a picture").is_visible()
@@ -98,7 +107,9 @@ def test_the_upload_box_fits_a_narrow_window(upload_page, screenshot):
     upload_page.set_viewport_size({"width": 1280, "height": 1100})
 
 
-def test_a_training_started_in_the_panel_grows_its_curve_stops_and_is_found_among_the_runs(chromium, open_notebook, run_all, screenshot):
+def test_a_training_started_in_the_panel_grows_its_curve_stops_and_is_found_among_the_runs(
+    chromium, open_notebook, run_all, screenshot
+):
     page = chromium.new_page(viewport={"width": 1280, "height": 1200})
     open_notebook(page, "02_training")
     run_all(page)
@@ -112,7 +123,9 @@ def test_a_training_started_in_the_panel_grows_its_curve_stops_and_is_found_amon
     curves = panel.locator("img:visible").first
     curves.wait_for(timeout=SLOW)
     first = curves.get_attribute("src")
-    page.wait_for_function("([image, source]) => image.src !== source", arg=[curves.element_handle(), first], timeout=SLOW)
+    page.wait_for_function(
+        "([image, source]) => image.src !== source", arg=[curves.element_handle(), first], timeout=SLOW
+    )
     screenshot(page, "02_panel_1280")
     screenshot(panel, "training_panel")
     panel.get_by_role("button", name="Stop").click()
