@@ -215,7 +215,7 @@ def test_training_beside_a_published_model_makes_a_run_and_leaves_it_alone(home,
     before = (home / "digits_model.keras").read_bytes()
     assert main(["train", "--data", "digits", "--epochs", "1", "--share", "0.3", "--name", "short"]) == 0
     out, err = capsys.readouterr()
-    assert "The published digits_model.keras stays as it is (--replace would replace it)" in out
+    assert "The published digits_model.keras stays as it is (--replace replaces it)" in out
     assert "epoch 1/1" in err
     assert (home / "digits_model.keras").read_bytes() == before
     (run,) = (home / "runs").glob("*-short")
