@@ -181,6 +181,17 @@ def _manifest_path(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
+def describe_accuracy(model) -> str:
+    """What the model's manifest records of its accuracy, in one sentence: on test pictures, else in validation."""
+    manifest = getattr(model, "manifest", None) or {}
+    metrics, source = manifest.get("metrics", {}), manifest.get("dataset", {}).get("source", "unknown data")
+    if "test_accuracy" in metrics:
+        return f"Right on {metrics['test_accuracy']:.1%} of the test pictures of {source}."
+    if "val_accuracy" in metrics:
+        return f"Right on {metrics['val_accuracy']:.1%} of the validation pictures of {source}; not measured on test ones."
+    return "Its accuracy is not recorded."
+
+
 def _recorded_accuracy(path: Path) -> float:
     with contextlib.suppress(ModelFileError, KeyError, TypeError):
         return float(read_manifest(path)["metrics"]["val_accuracy"])

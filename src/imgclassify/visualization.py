@@ -42,6 +42,10 @@ def _show_picture(axes, image: np.ndarray, title: str = "", color: str = "black"
     axes.axis("off")
 
 
+def _percent(share: float) -> str:
+    return ">99.9%" if share > 0.999 else f"{share:.1%}"
+
+
 def plot_history(history, *, title: str = "", figure: Figure | None = None) -> Figure:
     """Accuracy and loss over the epochs, for training and validation data; the best epoch is marked.
 
@@ -185,7 +189,7 @@ def plot_channels(data: Dataset, *, sample: int = 5000) -> Figure:
         axes.plot(
             np.arange(256) / 255, shares, color=color, label=f"{name}: mean {mean:.3f}, standard deviation {spread:.3f}"
         )
-    axes.set(xlabel="pixel value", ylabel="share of pixels", title=f"Pixel values by channel, {data.source}")
+    axes.set(xlabel="pixel value / 255", ylabel="share of pixels", title=f"Pixel values by channel, {data.source}")
     axes.set_ylim(0, np.quantile([line.get_ydata().max() for line in axes.lines], 0.5) * 1.1)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
     axes.legend(frameon=False, fontsize=9)
@@ -251,7 +255,7 @@ def plot_class_accuracy(evaluation: Evaluation) -> Figure:
     names = sorted(shares, key=shares.get, reverse=True)
     figure, ((axes,),) = _new_figure(figsize=(7.5, 0.28 * len(names) + 1.1))
     bars = axes.barh(names, [shares[name] for name in names], color=_BLUE)
-    axes.bar_label(bars, fmt="{:.0%}", padding=3, fontsize=9)
+    axes.bar_label(bars, fmt="{:.1%}", padding=-36, color="white", fontsize=9)
     axes.axvline(evaluation.accuracy, color=_ORANGE, label=f"all classes: {evaluation.accuracy:.1%}")
     axes.invert_yaxis()
     axes.set(xlim=(0, 1.05), xlabel="share classified correctly", title=f"Accuracy by class, {evaluation.source}")
@@ -296,7 +300,7 @@ def plot_mistakes(images: np.ndarray, evaluation: Evaluation, *, count: int = 12
     worst = wrong[np.argsort(-evaluation.confidence[wrong], kind="stable")][:count]
     names = evaluation.class_names
     titles = [
-        f"{names[evaluation.predicted[i]]} {evaluation.confidence[i]:.0%}\ntrue: {names[evaluation.labels[i]]}"
+        f"{names[evaluation.predicted[i]]} {_percent(evaluation.confidence[i])}\ntrue: {names[evaluation.labels[i]]}"
         for i in worst
     ]
     columns = min(6, len(worst))
