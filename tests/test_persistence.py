@@ -253,3 +253,40 @@ def test_a_bare_model_of_other_outputs_works_with_class_names_and_says_so_withou
     assert predict_image(small, black, class_names=["a", "b", "c"]).label in "abc"
     with pytest.raises(ValueError, match=r"has 3 outputs, but 10 class names are known: pass class_names="):
         predict_image(small, black)
+
+
+def test_a_manifest_that_cannot_be_written_loses_nothing(small, tmp_path):
+    path = save_model(small, tmp_path / "m.keras", {"good": 1})
+    before = path.read_bytes()
+    with pytest.raises(TypeError):
+        save_model(small, path, {"bad": object()}, replace=True)
+    assert path.read_bytes() == before
+    assert load_model(path).manifest["good"] == 1
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["m.json", "m.keras"]
+
+
+def test_best_is_never_a_model_of_another_data_set_with_a_similar_name(small):
+    publish(small, "cifar10_model.h5", 0.5)
+    other = publish(small, "cifar10_pets_model.keras", 0.9)
+    persistence.write_manifest(other, read_manifest(other) | {"dataset": {"name": "cifar10_pets"}})
+    assert find_model("best").name == "cifar10_model.h5"
+
+
+@pytest.mark.parametrize(
+    ("metrics", "sentence"),
+    [
+        ({"test_accuracy": 0.691, "val_accuracy": 0.7}, "Right on 69.1% of the test pictures of toys."),
+        ({"val_accuracy": 0.7}, "Right on 70.0% of the validation pictures of toys; not measured on test ones."),
+        ({}, "Its accuracy is not recorded."),
+    ],
+)
+def test_the_recorded_accuracy_is_described(small, metrics, sentence):
+    small.manifest = {"metrics": metrics, "dataset": {"source": "toys"}}
+    assert persistence.describe_accuracy(small) == sentence
+
+
+def test_a_manifest_is_strict_json_also_after_a_training_that_diverged(tmp_path):
+    persistence.write_manifest(tmp_path / "m.keras", {"history": {"loss": [2.5, float("nan"), float("inf")]}})
+    assert json.loads((tmp_path / "m.json").read_text(), parse_constant=pytest.fail) == {
+        "history": {"loss": [2.5, None, None]}
+    }

@@ -268,3 +268,15 @@ def test_the_commit_says_whether_the_source_has_changed_since(monkeypatch, tmp_p
     assert len(commit) == 40
     source.write_text("2")
     assert runtime.source_commit() == f"{commit}-dirty"
+
+
+def test_tensorflow_can_be_imported_from_two_threads_without_losing_standard_error():
+    code = (
+        "import os, threading\n"
+        "from imgclassify import runtime\n"
+        "threads = [threading.Thread(target=runtime.tensorflow) for _ in range(2)]\n"
+        "[thread.start() for thread in threads]\n"
+        "[thread.join() for thread in threads]\n"
+        "os.write(2, b'still here')\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stderr == b"still here"

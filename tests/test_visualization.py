@@ -144,7 +144,7 @@ def test_class_counts_show_training_and_test_pictures_of_each_class(tiny):
 
 def test_the_channel_plot_states_each_channels_mean(tiny):
     (axes,) = drawn(v.plot_channels(tiny)).axes
-    assert axes.get_xlabel() == "pixel value"
+    assert axes.get_xlabel() == "pixel value / 255"
     assert axes.get_ylabel() == "share of pixels"
     for channel, (line, name) in enumerate(zip(axes.lines, ("red", "green", "blue"), strict=True)):
         assert line.get_label().startswith(f"{name}: mean {tiny.x_train[..., channel].mean() / 255:.3f}")
@@ -202,7 +202,7 @@ def test_the_confidence_plot_counts_right_and_wrong_predictions(evaluation):
 
 def test_mistakes_are_shown_most_confident_first(pictures, evaluation):
     figure = drawn(v.plot_mistakes(pictures, evaluation))
-    assert [axes.get_title() for axes in figure.axes] == ["cat 80%\ntrue: ox", "ox 60%\ntrue: dog"]
+    assert [axes.get_title() for axes in figure.axes] == ["cat 80.0%\ntrue: ox", "ox 60.0%\ntrue: dog"]
     assert np.array_equal(figure.axes[0].images[0].get_array(), pictures[4])
     assert len(v.plot_mistakes(pictures, evaluation, count=1).axes) == 1
 

@@ -204,6 +204,7 @@ def test_a_damaged_model_in_the_choice_is_said_in_red_and_the_last_one_stays(tin
     box.models.value = path
     assert "colours_model.keras" in box.message.value
     assert RED in box.message.value
+    assert box.models.value is None  # the list names the model that is in use
     assert box.classify([("a.png", picture("red"))])[0].label == "red"
 
 
@@ -295,6 +296,7 @@ def test_runs_are_compared_and_deleted_only_after_asking(panel):
     assert len(list_runs()) == 2
     panel.delete.click()
     assert len(list_runs()) == 2
+    panel.runs.value = (stays,)  # after the question was asked about the other
     panel.confirm.click()
     assert [run.name for run in list_runs()] == [stays]
     assert panel.runs.options == (stays,)
@@ -312,3 +314,41 @@ def test_choosing_a_recipe_shows_its_settings(panel, monkeypatch):
     panel.recipe.options = ["baseline", "quick"]
     panel.recipe.value = "quick"
     assert (panel.epochs.value, panel.batch_size.value, panel.learning_rate.value) == (4, 8, 0.01)
+
+
+def test_the_reason_for_digits_is_said_loudly_in_the_panel():
+    panel = TrainingPanel()
+    panel.epochs.value = 1
+    panel.start.click()
+    assert panel.wait(120)
+    assert "NOT CIFAR-10" in panel.message.value
+
+
+def test_stop_before_the_data_is_there_begins_no_training(monkeypatch, tiny):
+    panel = TrainingPanel()
+
+    def load(*_, **__):
+        panel.stop.click()
+        return tiny
+
+    monkeypatch.setattr(widgets, "load_dataset", load)
+    panel.start.click()
+    assert panel.wait(60)
+    assert panel.status.value == "Stopped before the training began."
+    assert list_runs() == []
+
+
+def test_a_stop_that_comes_too_late_changes_nothing(panel):
+    panel.start.click()
+    assert panel.wait(60)
+    before = panel.status.value
+    panel.stop.click()
+    assert panel.status.value == before
+
+
+def test_a_figure_that_cannot_be_drawn_does_not_end_the_training(panel, monkeypatch):
+    monkeypatch.setattr(widgets, "plot_history", lambda *_, **__: 1 / 0)
+    panel.start.click()
+    assert panel.wait(60)
+    assert panel.status.value.startswith("Finished")
+    assert "ZeroDivisionError" in panel.message.value

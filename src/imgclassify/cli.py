@@ -117,6 +117,7 @@ def _report(options: argparse.Namespace, text: str, values: object) -> None:
 def _run(options: argparse.Namespace) -> int:
     from imgclassify import decode_image, load_dataset, load_model, runtime, train_or_load_model
     from imgclassify.evaluation import evaluate_model
+    from imgclassify.persistence import describe_accuracy
     from imgclassify.prediction import classify_custom_image, predict_image
     from imgclassify.training import find_published
 
@@ -128,7 +129,7 @@ def _run(options: argparse.Namespace) -> int:
         _complain(data.notice)
     say(f"Data: {data.source}, {len(data.y_train):,} training and {len(data.y_test):,} test pictures")
 
-    _, existing = find_published("baseline", data.name)
+    published, existing = find_published("baseline", data.name)
     say(f"Model: {existing}" if existing else "Model: none trained yet on this data, so the baseline is trained now")
     model, history = train_or_load_model("baseline", data)
     if model.manifest.get("status") == "interrupted":
@@ -156,23 +157,14 @@ def _run(options: argparse.Namespace) -> int:
     result |= {"test_picture": {"label": label, "confidence": confidence}, "pictures": []}
     if options.image and data.name != "cifar10":
         best = load_model("best")
-        measured = best.manifest.get("metrics", {}).get("test_accuracy")
-        source = best.manifest.get("dataset", {}).get("source")
-        known = (
-            "accuracy unknown"
-            if measured is None
-            else f"{measured:.2%} on {source}, by its manifest; not measured here"
-        )
-        say(f"Your pictures go to the shipped CIFAR-10 model: {known}")
+        say(f"Your pictures go to the shipped model, not measured here; its manifest: {describe_accuracy(best)}")
     for file in options.image:
         prediction = classify_custom_image(best, file)
         say(f"{file}: {prediction}")
         result["pictures"].append(_as_json(file, prediction))
-    folder = runtime.artifacts_dir()
-    published, _ = find_published("baseline", data.name)
-    result["written"] = [
-        str(path) for path in ([] if existing else [published, *sorted((folder / "runs").glob("*"))[-1:]]) + written
-    ]
+    if not existing:
+        written = [published, runtime.artifacts_dir() / "runs" / model.manifest["run"], *written]
+    result["written"] = [str(path) for path in written]
     say("Written: " + "\n         ".join(result["written"]))
     if options.json:
         _report(options, "", result)
@@ -190,10 +182,11 @@ def _save_figures(model, history: dict, evaluation, data) -> list[Path]:
     folder = runtime.artifacts_dir() / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     prediction = predict_image(model, data.x_test[0])
-    figures = {
-        "history": visualization.plot_history(
-            history, title=f"Baseline, {model.manifest.get('dataset', {}).get('source', 'data unrecorded')}"
-        ),
+    trained_on = model.manifest.get("dataset", {}).get("source", "data unrecorded")
+    figures = (
+        {"history": visualization.plot_history(history, title=f"Baseline, {trained_on}")} if history.get("loss") else {}
+    )
+    figures |= {
         "confusion": visualization.plot_confusion_matrix(evaluation),
         "prediction": visualization.plot_prediction(prediction, true_label=data.class_names[data.y_test[0]]),
     }

@@ -113,7 +113,7 @@ class Dataset:
         for part, count in (("train", train), ("test", test)):
             x, y = getattr(self, f"x_{part}"), getattr(self, f"y_{part}")
             if count < len(y):
-                rows = _in_proportion(y, count, seed)
+                rows = in_proportion(y, count, seed)
                 x, y = x[rows], y[rows]
             parts |= {f"x_{part}": x, f"y_{part}": y}
         return replace(self, **parts)
@@ -135,7 +135,12 @@ class Dataset:
 
 
 def load_dataset(
-    name: str | Path = "cifar10", *, offline: bool = False, quick: bool = False, show_progress: bool = True
+    name: str | Path = "cifar10",
+    *,
+    offline: bool = False,
+    quick: bool = False,
+    show_progress: bool = True,
+    progress: Progress | None = None,
 ) -> Dataset:
     """Load a data set by name, or your own pictures from a folder.
 
@@ -155,6 +160,7 @@ def load_dataset(
         offline: Do not use the network, as with `IMGCLASSIFY_OFFLINE`.
         quick: Give up on CIFAR-10's download as early as "auto" does.
         show_progress: Show the progress of a download.
+        progress: Where to show it; default: the terminal or the notebook's cell.
 
     Returns:
         A `Dataset`.
@@ -164,7 +170,7 @@ def load_dataset(
     """
     wanted = runtime.setting("DATASET") or "auto" if name == "auto" else name
     offline = offline or runtime.is_on("OFFLINE")
-    with Progress(show_progress) as progress:
+    with progress or Progress(show_progress) as progress:
         if wanted == "cifar10":
             data = _load_cifar10(offline, quick, progress)
         elif wanted == "auto":
@@ -305,7 +311,7 @@ def stratified_split(y: np.ndarray, fraction: float, seed: int) -> tuple[np.ndar
     return np.sort(first), np.sort(second)
 
 
-def _in_proportion(y: np.ndarray, count: int, seed: int) -> np.ndarray:
+def in_proportion(y: np.ndarray, count: int, seed: int) -> np.ndarray:
     """Numbers, sorted, of `count` random rows; also where fewer rows are taken or left than there are classes."""
     order = np.random.default_rng(seed).permutation(len(y))
     place = np.empty(len(y))  # of each row within its class, from 0 to 1
@@ -632,6 +638,8 @@ def _split_dataset(
 
 def _load_folder(folder: Path) -> Dataset:
     name, source = folder.resolve().name, f'folder "{folder.resolve().name}"'
+    if name in ("cifar10", "digits", "arrays"):
+        name += "-folder"  # the built-in ones' published models are not this one's
     if {"train", "test"} <= set(_subfolders(folder)):
         class_names = _class_names(folder / "train")
         if (others := _class_names(folder / "test")) != class_names:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import uuid
 from collections.abc import Iterator
@@ -58,7 +59,8 @@ def find_model(path_or_recipe: str | os.PathLike = "best") -> Path:
         return run
     models = {model.name: model for model in list_models()}
     if text == "best":
-        ranked = {model: _recorded_accuracy(model) for name, model in models.items() if name.startswith("cifar10_")}
+        shipped = [model for name, model in models.items() if name.startswith("cifar10_")]
+        ranked = {model: accuracy for model in shipped if (accuracy := _recorded_accuracy(model)) is not None}
         if ranked:
             return max(ranked, key=ranked.get)
     for name in (published_name(text), published_name(dataset=text)):
@@ -129,14 +131,16 @@ def save_model(model, path: str | os.PathLike, manifest: dict | None = None, *, 
     path.parent.mkdir(parents=True, exist_ok=True)
     manifest = dict(manifest if manifest is not None else getattr(model, "manifest", None) or {})
     part = path.with_name(f".{uuid.uuid4().hex[:8]}{path.suffix}")
+    text = _manifest_path(part)
     try:
         with _absl_quiet():  # .h5 is Keras' older format, and chosen on purpose
             model.save(part, include_optimizer=False)
-        manifest["sha256"] = file_sha256(part)
-        part.replace(path)
+        text.write_text(_as_json(manifest | {"sha256": file_sha256(part)}), encoding="utf-8")
+        part.replace(path)  # both are written; nothing but a crash between these two lines can part them
+        text.replace(_manifest_path(path))
     finally:
         part.unlink(missing_ok=True)
-    write_manifest(path, manifest)
+        text.unlink(missing_ok=True)
     return path
 
 
@@ -173,8 +177,24 @@ def write_manifest(path: Path, manifest: dict) -> None:
     """Write the manifest beside a model file, whole or not at all."""
     target = _manifest_path(path)
     part = target.with_name(f".{uuid.uuid4().hex[:8]}.json")
-    part.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    part.replace(target)
+    try:
+        part.write_text(_as_json(manifest), encoding="utf-8")
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _as_json(manifest: dict) -> str:
+    """Strict JSON: a loss that is no finite number, as of a diverged training, becomes null."""
+
+    def finite(value: object) -> object:
+        if isinstance(value, dict):
+            return {key: finite(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [finite(item) for item in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(finite(manifest), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _manifest_path(path: Path) -> Path:
@@ -188,13 +208,19 @@ def describe_accuracy(model) -> str:
     if "test_accuracy" in metrics:
         return f"Right on {metrics['test_accuracy']:.1%} of the test pictures of {source}."
     if "val_accuracy" in metrics:
-        return f"Right on {metrics['val_accuracy']:.1%} of the validation pictures of {source}; not measured on test ones."
+        return (
+            f"Right on {metrics['val_accuracy']:.1%} of the validation pictures of {source}; not measured on test ones."
+        )
     return "Its accuracy is not recorded."
 
 
-def _recorded_accuracy(path: Path) -> float:
-    with contextlib.suppress(ModelFileError, KeyError, TypeError):
-        return float(read_manifest(path)["metrics"]["val_accuracy"])
+def _recorded_accuracy(path: Path) -> float | None:
+    """Validation accuracy in a CIFAR-10 model's manifest, -1 where none is recorded; None for other data's models."""
+    with contextlib.suppress(ModelFileError, KeyError, TypeError, AttributeError):
+        manifest = read_manifest(path)
+        if manifest.get("dataset", {}).get("name", "cifar10") != "cifar10":
+            return None
+        return float(manifest["metrics"]["val_accuracy"])
     return -1.0
 
 

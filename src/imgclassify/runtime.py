@@ -22,6 +22,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -103,6 +104,9 @@ def model_dirs() -> list[Path]:
     return folders
 
 
+_importing = threading.RLock()
+
+
 # --- TensorFlow --------------------------------------------------------------------------------
 
 
@@ -123,9 +127,14 @@ def _native_stderr_silenced() -> Iterator[None]:
         os.close(saved)
 
 
-@functools.cache
 def tensorflow() -> ModuleType:
-    """TensorFlow, imported without its start-up noise; graphics memory grows on demand."""
+    """TensorFlow, imported without its start-up noise; graphics memory grows on demand. Safe to call from threads."""
+    with _importing:
+        return _import_tensorflow()
+
+
+@functools.cache
+def _import_tensorflow() -> ModuleType:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     sys.stderr.flush()
@@ -137,6 +146,7 @@ def tensorflow() -> ModuleType:
             with contextlib.suppress(RuntimeError):
                 tf.config.experimental.set_memory_growth(gpu, True)
         tf.config.list_logical_devices()  # starts the devices, the second source of noise
+    tf.get_logger().setLevel("ERROR")  # its advice on retracing is for those who train one model only
     return tf
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import datetime as dt
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from imgclassify import persistence, runtime
-from imgclassify.data import Dataset, dataset_from_arrays, load_dataset, stratified_split
+from imgclassify.data import Dataset, dataset_from_arrays, in_proportion, load_dataset
 from imgclassify.evaluation import evaluate_model
 from imgclassify.models import build_model
 from imgclassify.persistence import ModelFileError
@@ -53,6 +54,7 @@ class Recipe:
     validation_fraction: float = 0.2
 
     def __post_init__(self):
+        _check_name(self.name)
         for field, valid in (
             ("epochs", self.epochs >= 1),
             ("batch_size", self.batch_size >= 1),
@@ -62,6 +64,12 @@ class Recipe:
             if not valid:
                 bound = {"learning_rate": "above 0", "validation_fraction": "between 0 and 1"}.get(field, "at least 1")
                 raise ValueError(f"{field} must be {bound}. Received: {field}={getattr(self, field)}")
+
+
+def _check_name(name: str) -> None:
+    """Raise `ValueError` for a name that cannot be part of a file name everywhere."""
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise ValueError(f"A name is made of letters, digits, '-', '_' and '.'. Received: name={name!r}")
 
 
 RECIPES = {recipe.name: recipe for recipe in (Recipe("baseline"),)}
@@ -102,6 +110,7 @@ def train_model(
     An interrupt (Ctrl-C, or Interrupt in a notebook) or `stop` ends the training early: the run and the
     returned model then have the weights of the epoch with the best validation accuracy so far, and
     `model.manifest["status"]` is "interrupted". Otherwise they have the last epoch's and it is "complete".
+    After an error, the best weights so far stay in the run too, as "failed".
 
     Args:
         recipe: "baseline", or a `Recipe`.
@@ -128,8 +137,7 @@ def train_model(
         MemoryError: A batch does not fit into the (graphics) memory.
     """
     recipe = get_recipe(recipe, **settings)
-    if name is not None and (not name or any(not (letter.isalnum() or letter in "-_.") for letter in name)):
-        raise ValueError(f"A run's name is made of letters, digits, '-', '_' and '.'. Received: name={name!r}")
+    _check_name(recipe.name if name is None else name)
     if runtime.short_mode():
         recipe = replace(recipe, epochs=min(recipe.epochs, _SHORT_EPOCHS))
     data = _as_dataset(data)
@@ -156,7 +164,7 @@ def train_model(
     started = time.monotonic()
     with progress or Progress(show_progress) as progress:
         watch = _watch(recipe.epochs, stop, record, progress)
-        status = "failed"
+        status, failure = "complete", None
         try:
             model.fit(
                 _batches(
@@ -168,27 +176,30 @@ def train_model(
                 shuffle=False,
                 verbose=0,
             )
-            status = "complete"
         except (KeyboardInterrupt, _StopTraining):
             status = "interrupted"
-            if watch.best_weights is not None:
-                model.set_weights(watch.best_weights)
-        except tf.errors.ResourceExhaustedError as error:
+        except Exception as error:
+            status, failure = "failed", error
+        history, epoch = watch.history, -1
+        if status != "complete" and watch.best_weights is not None:
+            model.set_weights(watch.best_weights)
+            epoch = watch.best_epoch
+        manifest |= {"status": status, "history": history, "wall_time_s": round(time.monotonic() - started, 1)}
+        if failure is None or history["loss"]:
+            with contextlib.suppress(OSError) if failure else contextlib.nullcontext():
+                model = _in_float32(model, recipe, data)
+                manifest["metrics"] = _validation_metrics(model, data, val_rows, history, epoch, precision)
+                model.manifest = manifest
+                persistence.save_model(model, run)
+        else:
+            persistence.write_manifest(run, manifest)
+        if isinstance(failure, tf.errors.ResourceExhaustedError):
             raise MemoryError(
                 f"A batch of {recipe.batch_size} pictures does not fit into memory: "
                 f"try batch_size={max(1, recipe.batch_size // 2)}."
-            ) from error
-        finally:
-            history = watch.history
-            manifest |= {"status": status, "history": history, "wall_time_s": round(time.monotonic() - started, 1)}
-            if status == "failed":
-                persistence.write_manifest(run, manifest)
-        model = _in_float32(model, recipe, data, precision)
-        manifest["metrics"] = _validation_metrics(
-            model, data, val_rows, history, watch.best_epoch if status == "interrupted" else -1, precision
-        )
-        model.manifest = manifest
-        persistence.save_model(model, run)
+            ) from failure
+        if failure is not None:
+            raise failure
         if status == "interrupted":
             kept = (
                 f"the weights of epoch {watch.best_epoch + 1}, the best so far,"
@@ -256,6 +267,7 @@ def train_or_load_model(
             "test_pictures": len(test.labels),
         }
         persistence.save_model(model, target, replace=replace)
+        model.manifest = persistence.read_manifest(target)
     return model, history
 
 
@@ -295,6 +307,9 @@ def _check_as_asked(path: Path, manifest: dict, asked: dict, data: Dataset | Non
             f"{path} was trained on other classes ({', '.join(manifest['class_names'])}) than this data has "
             f"({', '.join(data.class_names)}): pass another path=."
         )
+    trained_on = manifest.get("dataset", {}).get("fingerprint")
+    if data is not None and data.name != "cifar10" and trained_on not in (None, data.fingerprint):
+        raise ModelFileError(f"{path} was trained on other pictures than those of {data.source}: pass another path=.")
 
 
 def _batches(
@@ -381,12 +396,11 @@ def _dtype_policy(name: str) -> Iterator[None]:
         config.set_dtype_policy(before)
 
 
-def _in_float32(model, recipe: Recipe, data: Dataset, precision: str):
-    """The same network and weights, computing in float32."""
-    if precision == "float32":
-        return model
+def _in_float32(model, recipe: Recipe, data: Dataset):
+    """The same network and weights, computing in float32, without the optimizer's memory."""
     exact = build_model(recipe.architecture, input_shape=data.x_train.shape[1:], num_classes=len(data.class_names))
     exact.set_weights(model.get_weights())
+    exact.compile(loss="categorical_crossentropy", metrics=["accuracy"])
     return exact
 
 
@@ -406,7 +420,7 @@ def _share_of(rows: np.ndarray, labels: np.ndarray, share: float, seed: int) -> 
     """A share of `rows`, classes in proportion."""
     if not 0 < share <= 1:
         raise ValueError(f"share must be above 0 and at most 1. Received: share={share}")
-    return rows if share == 1 else rows[stratified_split(labels[rows], share, seed)[1]]
+    return rows if share == 1 else rows[in_proportion(labels[rows], max(1, round(share * len(rows))), seed)]
 
 
 def _new_manifest(

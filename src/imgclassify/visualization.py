@@ -1,5 +1,6 @@
 """Figures. Every function returns a Matplotlib figure and neither shows nor saves it."""
 
+import threading
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -16,7 +17,6 @@ from imgclassify.prediction import Prediction
 _BLUE, _ORANGE, _GREY = "#2a6f97", "#e07a1f", "#9db4c0"
 _STYLE = {
     "figure.dpi": 100,
-    "savefig.dpi": 130,
     "figure.constrained_layout.use": True,
     "font.size": 10,
     "axes.titlesize": 11,
@@ -24,13 +24,14 @@ _STYLE = {
     "axes.spines.right": False,
     "axes.grid": False,
 }
+_styling = threading.Lock()  # pyplot's settings belong to the process, and panels draw in threads
 
 
 def _new_figure(
     rows: int = 1, columns: int = 1, *, figure: Figure | None = None, **options
 ) -> tuple[Figure, np.ndarray]:
     """A figure in our style, or the empty one that is given, with its axes as an array (rows, columns)."""
-    with plt.rc_context(_STYLE):
+    with _styling, plt.rc_context(_STYLE):
         if figure is not None:
             return figure, figure.subplots(rows, columns, squeeze=False)
         return plt.subplots(rows, columns, squeeze=False, **options)

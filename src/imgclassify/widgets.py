@@ -22,6 +22,7 @@ from imgclassify.progress import Progress
 from imgclassify.training import RECIPES, train_model
 from imgclassify.visualization import plot_history, plot_runs
 
+_STOPPING = "Stopping ..."
 _SOCKET_BYTES = 7_000_000  # JupyterLab's default message limit is 10 MiB, and uploads travel as base64
 
 
@@ -52,7 +53,8 @@ class UploadClassifier(ipywidgets.VBox):
     Args:
         model: From `load_model` or `train_model`; default: `load_model("best")`.
         path_box: Offer a box for the path of a file on the kernel's machine, for files too large to upload.
-        max_bytes: Largest upload, in bytes.
+        max_bytes: Largest upload, in bytes. Files chosen together travel together; more than the server takes
+            is dropped by it before it gets here.
 
     Attributes:
         upload: The `FileUpload` button.
@@ -66,7 +68,7 @@ class UploadClassifier(ipywidgets.VBox):
 
     def __init__(self, model=None, *, path_box: bool = True, max_bytes: int = _SOCKET_BYTES):
         self._max_bytes = max_bytes
-        self._model = model if model is not None else persistence.load_model("best")
+        self._model = self._given = model if model is not None else persistence.load_model("best")
         self.predictions: list[Prediction] = []
         self.message, self.output, self._classes = ipywidgets.HTML(), ipywidgets.HTML(), ipywidgets.HTML()
         self.upload = ipywidgets.FileUpload(
@@ -88,7 +90,7 @@ class UploadClassifier(ipywidgets.VBox):
         )
         self.models.observe(self._on_model, names="value")
         rows = [ipywidgets.HBox([self.upload, self.models], layout={"flex_flow": "row wrap"}), self._classes]
-        limit = f"Uploads of up to {max_bytes / 1e6:.0f} MB each"
+        limit = f"Uploads of up to {max_bytes / 1e6:.0f} MB together"
         self.path = self.open_path = None
         if path_box:
             self.path = ipywidgets.Text(placeholder="path of a picture on this computer", layout={"width": "360px"})
@@ -151,9 +153,14 @@ class UploadClassifier(ipywidgets.VBox):
 
     @_guarded
     def _on_model(self, change: dict) -> None:
-        if not hasattr(self, "_given"):
-            self._given = self._model
-        self._model = self._given if change["new"] is None else persistence.load_model(change["new"])
+        try:
+            self._model = self._given if change["new"] is None else persistence.load_model(change["new"])
+        except ValueError:
+            with self.hold_trait_notifications():
+                self.models.unobserve(self._on_model, names="value")
+                self.models.value = change["old"]  # the list names the model that is in use
+                self.models.observe(self._on_model, names="value")
+            raise
         self.message.value, self.output.value = "", ""
         self._show_classes()
 
@@ -236,7 +243,7 @@ class TrainingPanel(ipywidgets.VBox):
     """
 
     def __init__(self, data: Dataset | None = None):
-        self._data, self._worker, self._stop = data, None, threading.Event()
+        self._data, self._worker, self._stop, self._doomed = data, None, threading.Event(), ()
         self.model, self.history = None, {}
         wide = {"style": {"description_width": "95px"}, "layout": {"width": "250px"}}
         baseline = RECIPES["baseline"]
@@ -319,27 +326,37 @@ class TrainingPanel(ipywidgets.VBox):
     def _train(self, recipe: str, settings: dict) -> None:
         try:
             self.status.value = "Loading the data ..."
-            self._data = self._data or load_dataset("auto", show_progress=False)
+            progress = _StatusProgress(self.status, self._stop)
+            self._data = self._data or load_dataset("auto", progress=progress)
+            if self._data.notice:
+                self.message.value = _red(self._data.notice)
+            if self._stop.is_set():
+                raise KeyboardInterrupt
             self.status.value = "Building the network ..."
             self.model, self.history = train_model(
                 recipe,
                 self._data,
                 stop=self._stop,
                 on_epoch=self._draw,
-                progress=_StatusProgress(self.status),
+                progress=progress,
                 **settings,
             )
             manifest, metrics = self.model.manifest, self.model.manifest["metrics"]
             ending = "Finished" if manifest["status"] == "complete" else "Stopped"
             accuracy = f"validation accuracy {metrics['val_accuracy']:.2%}" if metrics else "no epoch was finished"
             self.status.value = f"{ending}: {accuracy}; kept as the run {manifest['run']}."
+        except KeyboardInterrupt:
+            self.status.value = "Stopped before the training began."
         except Exception:
             self.status.value = "Failed."
             raise
         finally:
-            self._busy(False)
-            self._list_runs()
+            try:
+                self._list_runs()
+            finally:
+                self._busy(False)
 
+    @_guarded
     def _draw(self, history: dict[str, list[float]]) -> None:
         self.history = history
         _show_figure(
@@ -348,8 +365,9 @@ class TrainingPanel(ipywidgets.VBox):
 
     @_guarded
     def _on_stop(self, _button) -> None:
-        self._stop.set()
-        self.status.value = "Stopping ..."
+        if not self.stop.disabled:  # else the click came after the end
+            self.status.value = _STOPPING
+            self._stop.set()
 
     @_guarded
     def _on_recipe(self, change: dict) -> None:
@@ -359,6 +377,7 @@ class TrainingPanel(ipywidgets.VBox):
     @_guarded
     def _on_compare(self, _button) -> None:
         self.message.value = ""
+        self._list_runs()
         comparison = compare_runs(*self.runs.value)
         self.table.value = comparison._repr_html_()
         _show_figure(self.overlay, functools.partial(plot_runs, comparison.runs))
@@ -368,15 +387,18 @@ class TrainingPanel(ipywidgets.VBox):
         if not self.runs.value:
             raise ValueError("Choose one or several runs in the list first.")
         self.message.value = ""
-        self._question.value = f"Delete {html.escape(', '.join(self.runs.value))} for good?"
+        self._doomed = self.runs.value
+        self._question.value = f"Delete {html.escape(', '.join(self._doomed))} for good?"
         self._asking.layout.display = "flex"
 
     @_guarded
     def _on_confirm(self, _button) -> None:
         self._asking.layout.display = "none"
-        for name in self.runs.value:
-            delete_run(name)
-        self._list_runs()
+        try:
+            for name in self._doomed:
+                delete_run(name)
+        finally:
+            self._list_runs()
 
     def _on_keep(self, _button) -> None:
         self._asking.layout.display = "none"
@@ -397,9 +419,9 @@ class TrainingPanel(ipywidgets.VBox):
 class _StatusProgress(Progress):
     """Progress that goes to an `HTML` widget, whose traits may be set from any thread."""
 
-    def __init__(self, status: ipywidgets.HTML):
+    def __init__(self, status: ipywidgets.HTML, stop: threading.Event):
         super().__init__()
-        self._status, self._last = status, ""
+        self._status, self._stop, self._last = status, stop, ""
 
     def __exit__(self, *exception) -> None:
         pass
@@ -409,6 +431,8 @@ class _StatusProgress(Progress):
         self._put(line)
 
     def update(self, line: str) -> None:
+        if self._stop.is_set():  # also where a download is shown, which knows no other way to stop
+            raise KeyboardInterrupt
         if time.monotonic() - self._last_update > 0.25:
             self._last_update = time.monotonic()
             self._put(line, self._last)
@@ -417,7 +441,7 @@ class _StatusProgress(Progress):
         self._put(sentence)
 
     def _put(self, *lines: str) -> None:
-        if self._status.value != "Stopping ...":
+        if self._status.value != _STOPPING:
             self._status.value = "".join(
                 f'<div style="font-family:monospace;white-space:pre-wrap">{html.escape(line)}</div>'
                 for line in lines
