@@ -492,3 +492,9 @@ def test_a_published_model_of_other_pictures_is_not_taken_for_this_datas(tiny):
 def test_a_saved_run_holds_no_optimizer_state(tiny_run):
     model = tiny_run.model
     assert (tiny_run.folder / "model.keras").stat().st_size < 4 * model.count_params() * 1.2
+
+
+def test_the_data_pipeline_leaves_no_tuner_behind_that_would_hold_up_the_next_training(tiny):
+    batches = training._batches(tiny.x_train, tiny.y_train, np.arange(10), 5, 3)
+    assert batches.options().autotune.enabled is False
+    assert [len(x) for x, _ in batches] == [5, 5]

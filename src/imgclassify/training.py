@@ -170,7 +170,7 @@ def train_model(
                 _batches(
                     data.x_train, data.y_train, train_rows, recipe.batch_size, len(data.class_names), shuffle_seed=seed
                 ),
-                validation_data=_batches(data.x_train, data.y_train, val_rows, 500, len(data.class_names)),
+                validation_data=_batches(data.x_train, data.y_train, val_rows, 250, len(data.class_names)),
                 epochs=recipe.epochs,
                 callbacks=[watch],
                 shuffle=False,
@@ -325,7 +325,12 @@ def _batches(
     def load(batch):
         return tf.cast(tf.gather(pictures, batch), tf.float32) / 255, tf.one_hot(tf.gather(labels, batch), classes)
 
-    return order.batch(batch_size).map(load, num_parallel_calls=1, deterministic=True).prefetch(2)
+    # Nothing here is tuned, and the tuner's thread holds up an abandoned iterator's end, that is, whoever trains
+    # again after a stop, by many seconds.
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    batches = order.batch(batch_size).map(load, num_parallel_calls=1, deterministic=True).prefetch(2)
+    return batches.with_options(options)
 
 
 class _StopTraining(Exception):  # noqa: N818 - a request, not an error

@@ -256,7 +256,7 @@ def plot_class_accuracy(evaluation: Evaluation) -> Figure:
     names = sorted(shares, key=shares.get, reverse=True)
     figure, ((axes,),) = _new_figure(figsize=(7.5, 0.28 * len(names) + 1.1))
     bars = axes.barh(names, [shares[name] for name in names], color=_BLUE)
-    axes.bar_label(bars, fmt="{:.1%}", padding=-36, color="white", fontsize=9)
+    axes.bar_label(bars, fmt="{:.1%}", label_type="center", color="white", fontsize=9)
     axes.axvline(evaluation.accuracy, color=_ORANGE, label=f"all classes: {evaluation.accuracy:.1%}")
     axes.invert_yaxis()
     axes.set(xlim=(0, 1.05), xlabel="share classified correctly", title=f"Accuracy by class, {evaluation.source}")
