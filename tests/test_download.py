@@ -403,11 +403,11 @@ def test_a_folder_that_cannot_be_written_is_not_called_a_network_problem(serve, 
         fetch([serve(good).url], tmp_path / "folder" / "file.bin", sha256=SHA256)
 
 
-def test_progress_tells_size_share_speed_and_time_left(serve, destination):
+def test_progress_shows_a_bar_size_share_speed_and_time_left(serve, destination):
     lines = []
     server = serve(good)
     fetch([server.url], destination, sha256=SHA256, progress=SimpleNamespace(update=lines.append))
-    assert lines[-1].startswith(f"{server.address}: 0.3 MB of 0.3 MB (100%), ")
+    assert lines[-1].startswith(f"{server.address}: 0.3 MB of 0.3 MB [{'=' * 20}] 100%, ")
     assert lines[-1].endswith(" MB/s, 0 s left")
 
 

@@ -138,7 +138,6 @@ def load_dataset(
     name: str | Path = "cifar10",
     *,
     offline: bool = False,
-    quick: bool = False,
     show_progress: bool = True,
     progress: Progress | None = None,
 ) -> Dataset:
@@ -158,7 +157,6 @@ def load_dataset(
     Args:
         name: See above.
         offline: Do not use the network, as with `IMGCLASSIFY_OFFLINE`.
-        quick: Give up on CIFAR-10's download as early as "auto" does.
         show_progress: Show the progress of a download.
         progress: Where to show it; default: the terminal or the notebook's cell.
 
@@ -172,7 +170,7 @@ def load_dataset(
     offline = offline or runtime.is_on("OFFLINE")
     with progress or Progress(show_progress) as progress:
         if wanted == "cifar10":
-            data = _load_cifar10(offline, quick, progress)
+            data = _load_cifar10(offline, progress, download.PATIENT)
         elif wanted == "auto":
             data = _load_auto(offline, progress)
         elif wanted == "digits":
@@ -326,14 +324,14 @@ def in_proportion(y: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 def _load_auto(offline: bool, progress: Progress) -> Dataset:
     try:
-        return _load_cifar10(offline, True, progress)
+        return _load_cifar10(offline, progress, download.QUICK)
     except _NotAtHandError as error:
         return replace(
             _load_digits(), notice=f"NOT CIFAR-10: working on scikit-learn's handwritten digits instead. {error}"
         )
 
 
-def _load_cifar10(offline: bool, quick: bool, progress: Progress) -> Dataset:
+def _load_cifar10(offline: bool, progress: Progress, patience: download.Patience) -> Dataset:
     if chosen := runtime.setting("DATA_DIR"):
         folder = Path(chosen).expanduser()
         if (source := _find_source(folder)) is None:
@@ -358,7 +356,7 @@ def _load_cifar10(offline: bool, quick: bool, progress: Progress) -> Dataset:
         tried.append("not the network, as asked")
     else:
         try:
-            return _load_source(_fetch_archive(cache, quick, progress), delete_after=True)
+            return _load_source(_fetch_archive(cache, progress, patience), delete_after=True)
         except download.DownloadError as error:
             tried.append(f"the network ({error})")
         except OSError as error:
@@ -370,7 +368,7 @@ def _load_cifar10(offline: bool, quick: bool, progress: Progress) -> Dataset:
     )
 
 
-def _fetch_archive(cache: Path, quick: bool, progress: Progress) -> Path:
+def _fetch_archive(cache: Path, progress: Progress, patience: download.Patience) -> Path:
     addresses, checksum = _addresses()
     return download.fetch(
         addresses,
@@ -378,7 +376,7 @@ def _fetch_archive(cache: Path, quick: bool, progress: Progress) -> Path:
         sha256=checksum,
         progress=progress,
         size=ARCHIVE_BYTES if checksum == ARCHIVE_SHA256 else None,
-        patience=download.QUICK if quick else download.PATIENT,
+        patience=patience,
     )
 
 

@@ -202,9 +202,8 @@ class _Transfer:
         text = f"{urlsplit(self.url).netloc}: {have / 1e6:.1f} MB"
         if total:
             left = (total - have + skip) / max(speed, 1)
-            text += (
-                f" of {total / 1e6:.1f} MB ({have / total:.0%}), {speed / 1e6:.2f} MB/s, {format_seconds(left)} left"
-            )
+            text += f" of {total / 1e6:.1f} MB [{'=' * int(20 * have / total):<20}] {have / total:.0%}"
+            text += f", {speed / 1e6:.2f} MB/s, {format_seconds(left)} left"
             taken = time.monotonic() - self.began
             if self.patience.total is not None and seconds > 3 and taken + left > self.patience.total:
                 raise DownloadError(f"is slow: {speed / 1e3:.0f} kB/s, {format_seconds(left)} left")

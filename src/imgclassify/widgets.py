@@ -80,11 +80,7 @@ class UploadClassifier(ipywidgets.VBox):
         )
         self.upload.observe(self._on_upload, names="value")
         published = [(path.name, path) for path in persistence.list_models()]
-        given = (
-            (self._model.manifest.get("run") or self._model.name)
-            if hasattr(self._model, "manifest")
-            else self._model.name
-        )
+        given = (getattr(self._model, "manifest", None) or {}).get("run", self._model.name)
         self.models = ipywidgets.Dropdown(
             options=[(f"the given model ({given})", None), *published], description="Model", layout={"width": "360px"}
         )
@@ -156,10 +152,9 @@ class UploadClassifier(ipywidgets.VBox):
         try:
             self._model = self._given if change["new"] is None else persistence.load_model(change["new"])
         except ValueError:
-            with self.hold_trait_notifications():
-                self.models.unobserve(self._on_model, names="value")
-                self.models.value = change["old"]  # the list names the model that is in use
-                self.models.observe(self._on_model, names="value")
+            self.models.unobserve(self._on_model, names="value")
+            self.models.value = change["old"]  # the list names the model that is in use
+            self.models.observe(self._on_model, names="value")
             raise
         self.message.value, self.output.value = "", ""
         self._show_classes()
