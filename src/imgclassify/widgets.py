@@ -23,6 +23,7 @@ from imgclassify.training import RECIPES, train_model
 from imgclassify.visualization import plot_history, plot_runs
 
 _STOPPING = "Stopping ..."
+_GIVEN = "given"  # not None, which a Dropdown may show as no choice at all
 _SOCKET_BYTES = 7_000_000  # JupyterLab's default message limit is 10 MiB, and uploads travel as base64
 
 
@@ -82,7 +83,7 @@ class UploadClassifier(ipywidgets.VBox):
         published = [(path.name, path) for path in persistence.list_models()]
         given = (getattr(self._model, "manifest", None) or {}).get("run", self._model.name)
         self.models = ipywidgets.Dropdown(
-            options=[(f"the given model ({given})", None), *published], description="Model", layout={"width": "360px"}
+            options=[(f"the given model ({given})", _GIVEN), *published], description="Model", layout={"width": "360px"}
         )
         self.models.observe(self._on_model, names="value")
         rows = [ipywidgets.HBox([self.upload, self.models], layout={"flex_flow": "row wrap"}), self._classes]
@@ -150,7 +151,7 @@ class UploadClassifier(ipywidgets.VBox):
     @_guarded
     def _on_model(self, change: dict) -> None:
         try:
-            self._model = self._given if change["new"] is None else persistence.load_model(change["new"])
+            self._model = self._given if change["new"] == _GIVEN else persistence.load_model(change["new"])
         except ValueError:
             self.models.unobserve(self._on_model, names="value")
             self.models.value = change["old"]  # the list names the model that is in use
