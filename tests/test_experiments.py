@@ -1,9 +1,11 @@
 import json
+from dataclasses import asdict
 
 import pytest
 
 from imgclassify import runtime
 from imgclassify.experiments import compare_runs, delete_run, list_runs
+from imgclassify.recipes import Recipe
 
 
 def record(name: str, **manifest) -> None:
@@ -44,8 +46,7 @@ def test_runs_are_listed_newest_first_with_what_their_manifests_say():
     assert [run.name[16:] for run in (first, second, third)] == ["first", "second", "third"]
     assert (first.status, first.val_accuracy, first.history) == ("complete", 0.5, {"loss": [1.0, 1.0]})
     assert (third.status, third.val_accuracy, third.history) == ("failed", None, {})
-    assert first.settings == {
-        "name": "baseline",
+    assert first.settings == asdict(Recipe("baseline")) | {  # what the record leaves out has its default
         "epochs": 2,
         "batch_size": 64,
         "seed": 0,

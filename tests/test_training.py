@@ -12,10 +12,12 @@ from imgclassify.data import DatasetError
 from imgclassify.evaluation import evaluate_model
 from imgclassify.persistence import ModelFileError, load_model, save_model
 from imgclassify.progress import Progress, format_seconds
-from imgclassify.training import Recipe, get_recipe, train_model, train_or_load_model
+from imgclassify.recipes import Recipe, get_recipe
+from imgclassify.training import train_model, train_or_load_model
 
 pytestmark = pytest.mark.usefixtures("nothing_shipped")
 
+PRECISION = runtime.default_precision()
 QUICK = {"epochs": 1, "batch_size": 16, "show_progress": False}
 
 
@@ -45,7 +47,13 @@ def test_the_baseline_recipe_is_the_designs():
         "architecture": "baseline",
         "epochs": 20,
         "batch_size": 64,
+        "optimizer": "adam",
         "learning_rate": 1e-3,
+        "schedule": "constant",
+        "augmentation": "none",
+        "label_smoothing": 0.0,
+        "growing": False,
+        "tta": False,
         "validation_fraction": 0.2,
     }
 
@@ -55,8 +63,8 @@ def test_a_setting_replaces_the_recipes_and_none_leaves_it():
 
 
 def test_an_unknown_recipe_is_refused_with_those_that_exist():
-    with pytest.raises(ValueError, match=r"use one of \['baseline'\]\. Received: recipe='best'"):
-        get_recipe("best")
+    with pytest.raises(ValueError, match=r"use one of \['baseline', 'best', 'fast'\]\. Received: recipe='better'"):
+        get_recipe("better")
 
 
 def test_an_unknown_setting_is_refused_with_those_that_exist():
@@ -141,7 +149,8 @@ def test_training_on_a_share_keeps_the_validation_pictures_and_never_looks_at_th
     assert model.manifest["share"] == 0.5
     assert model.manifest["dataset"]["training_pictures"] == 24
     assert model.manifest["dataset"]["validation_pictures"] == 12
-    assert model.manifest["metrics"].keys() == {"val_loss", "val_accuracy"}
+    measured = ("accuracy", "loss", "calibration_error", "interval", "pictures")
+    assert model.manifest["metrics"].keys() == {f"val_{name}" for name in measured}
 
 
 def test_the_same_seed_repeats_a_training_which_is_shown_epoch_by_epoch(tiny, tiny_run, capsys):
@@ -284,18 +293,18 @@ def test_an_interrupted_training_keeps_the_best_weights_and_publishes_nothing(mi
 
 def test_ctrl_c_amid_the_second_epoch_keeps_the_first_and_the_published_file(tiny, published, capsys):
     before = published.read_bytes()
-    stop = StopAtCall(6, KeyboardInterrupt)  # an epoch asks at three training batches and one of validation
+    stop = StopAtCall(2, KeyboardInterrupt)  # so small an epoch asks once, after its compiled steps
     model, history = train_or_load_model("baseline", tiny, epochs=3, batch_size=16, stop=stop, replace=True)
     assert [len(values) for values in history.values()] == [1, 1, 1, 1]
     assert model.manifest["status"] == runs()[0]["status"] == "interrupted"
     assert model.manifest["metrics"]["val_accuracy"] == pytest.approx(history["val_accuracy"][0])
-    assert model.manifest["metrics"]["val_loss"] == pytest.approx(history["val_loss"][0], rel=1e-4)
+    assert model.manifest["metrics"]["val_loss"] < history["val_loss"][0]  # by its temperature
     assert published.read_bytes() == before
     assert "Stopped after 1 of 3 epochs; the weights of epoch 1" in capsys.readouterr().err
 
 
 def test_a_stop_amid_the_first_epoch_keeps_what_there_is_and_says_so(tiny, capsys):
-    model, history = train_model("baseline", tiny, epochs=3, batch_size=16, stop=StopAtCall(2))
+    model, history = train_model("baseline", tiny, epochs=3, batch_size=16, stop=StopAtCall(1))
     assert history == {"loss": [], "accuracy": [], "val_loss": [], "val_accuracy": []}
     assert model.manifest["status"] == "interrupted"
     assert load_model(runs()[0]["run"]).manifest["metrics"] == {}  # nothing was measured yet
@@ -319,10 +328,10 @@ def test_a_failed_training_is_marked_failed_and_its_error_passed_on(tiny):
 def test_a_batch_that_does_not_fit_into_memory_is_said_with_a_remedy(tiny, monkeypatch):
     exhausted = runtime.tensorflow().errors.ResourceExhaustedError
 
-    def fit(*_, **__):
+    def run_epoch(*_):
         raise exhausted(None, None, "OOM when allocating a tensor")
 
-    monkeypatch.setattr(runtime.keras().Model, "fit", fit)
+    monkeypatch.setattr(training._Loop, "run_epoch", run_epoch)
     with pytest.raises(MemoryError, match=r"A batch of 16 pictures does not fit .*: try batch_size=8"):
         train_model("baseline", tiny, **QUICK)
     assert runs()[0]["status"] == "failed"
@@ -378,7 +387,7 @@ def test_the_settings_of_the_published_model_may_be_asked_for(tiny, tiny_run):
         ({"epochs": 5, "learning_rate": 0.01}, "epochs=3, learning_rate=0.001", "epochs=5, learning_rate=0.01"),
         ({"seed": 7}, "seed=0", "seed=7"),
         ({"share": 0.5}, "share=1.0", "share=0.5"),
-        ({"precision": "mixed_bfloat16"}, "precision=float32", "precision=mixed_bfloat16"),
+        ({"precision": "mixed_float16"}, f"precision={PRECISION}", "precision=mixed_float16"),
         ({"recipe": Recipe("baseline")}, "epochs=3, batch_size=16", "epochs=20, batch_size=64"),
         ({"recipe": Recipe("baseline", epochs=3, batch_size=16), "seed": 7}, "seed=0", "seed=7"),
     ],
@@ -492,9 +501,3 @@ def test_a_published_model_of_other_pictures_is_not_taken_for_this_datas(tiny):
 def test_a_saved_run_holds_no_optimizer_state(tiny_run):
     model = tiny_run.model
     assert (tiny_run.folder / "model.keras").stat().st_size < 4 * model.count_params() * 1.2
-
-
-def test_the_data_pipeline_leaves_no_tuner_behind_that_would_hold_up_the_next_training(tiny):
-    batches = training._batches(tiny.x_train, tiny.y_train, np.arange(10), 5, 3)
-    assert batches.options().autotune.enabled is False
-    assert [len(x) for x, _ in batches] == [5, 5]

@@ -9,7 +9,7 @@ _MODULE_OF = {
     "DatasetError": "data", "load_and_preprocess_data": "data", "load_dataset": "data",
     "ImageError": "images", "decode_image": "images", "prepare_image": "images",
     "build_model": "models",
-    "Recipe": "training", "train_model": "training", "train_or_load_model": "training",
+    "Recipe": "recipes", "train_model": "training", "train_or_load_model": "training",
     "ModelFileError": "persistence", "load_model": "persistence", "save_model": "persistence",
     "compare_runs": "experiments", "delete_run": "experiments", "list_runs": "experiments",
     "evaluate_model": "evaluation",

@@ -60,11 +60,12 @@ def _parser() -> argparse.ArgumentParser:
     train = command(
         "train", _train, "Train a network; the result is a run, published where no model of the recipe is yet."
     )
-    train.add_argument("recipe", nargs="?", default="baseline", help="default: baseline")
+    train.add_argument("recipe", nargs="?", default="baseline", help="baseline (default), fast or best")
     data_option(train, "cifar10", " (default: cifar10)")
     train.add_argument("--epochs", type=int)
     train.add_argument("--batch-size", type=int)
     train.add_argument("--learning-rate", type=float)
+    train.add_argument("--augmentation", help="none, flip, flip+shift or flip+shift+cutout")
     train.add_argument("--seed", type=int, default=0)
     train.add_argument(
         "--share", type=float, default=1.0, help="train on this share of the training pictures, 0 to 1 (default: 1)"
@@ -201,9 +202,10 @@ def _save_figures(model, history: dict, evaluation, data) -> list[Path]:
 
 def _train(options: argparse.Namespace) -> int:
     from imgclassify import load_dataset, train_model, train_or_load_model
-    from imgclassify.training import find_published, get_recipe
+    from imgclassify.recipes import get_recipe
+    from imgclassify.training import find_published
 
-    chosen = {key: getattr(options, key) for key in ("epochs", "batch_size", "learning_rate")}
+    chosen = {key: getattr(options, key) for key in ("epochs", "batch_size", "learning_rate", "augmentation")}
     recipe = get_recipe(options.recipe, **chosen)
     data = load_dataset(options.data)
     if data.notice:

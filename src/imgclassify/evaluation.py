@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from imgclassify.data import class_numbers
+from imgclassify.models import fold_temperature
 from imgclassify.prediction import class_names_of, predict_probabilities
 
 
@@ -60,6 +61,26 @@ class Evaluation:
         true = self.probabilities[np.arange(len(self.labels)), self.labels]
         return float(-np.log(np.clip(true, 1e-7, 1)).mean())
 
+    def calibration(self, bins: int = 15) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Pictures in `bins` equal ranges of confidence: how many, their mean confidence, their accuracy.
+
+        Returns:
+            Three arrays (bins,): int64 counts, and float64 means, NaN where a range has no picture.
+        """
+        which = np.minimum((self.confidence * bins).astype(int), bins - 1)
+        counts = np.bincount(which, minlength=bins)
+        with np.errstate(invalid="ignore"):
+            confidence, accuracy = (
+                np.bincount(which, weights=values, minlength=bins) / counts
+                for values in (self.confidence, self.correct)
+            )
+        return counts, confidence, accuracy
+
+    def calibration_error(self, bins: int = 15) -> float:
+        """Expected calibration error: mean distance of confidence and accuracy, 0 to 1 (Guo et al., 2017)."""
+        counts, confidence, accuracy = self.calibration(bins)
+        return float(np.nansum(counts * np.abs(confidence - accuracy)) / counts.sum())
+
     @property
     def confusion(self) -> np.ndarray:
         """Counts, int64 (classes, classes): row = true class, column = predicted class."""
@@ -110,9 +131,15 @@ class Evaluation:
 
 
 def evaluate_model(
-    model, x: np.ndarray, y: np.ndarray, *, class_names: Sequence[str] | None = None, source: str = ""
+    model,
+    x: np.ndarray,
+    y: np.ndarray,
+    *,
+    class_names: Sequence[str] | None = None,
+    source: str = "",
+    tta: bool | None = None,
 ) -> Evaluation:
-    """Measure a model on labelled pictures, predicting each once.
+    """Measure a model on labelled pictures, predicting each once, as `predict_image` does.
 
     Args:
         model: A Keras model from pictures to probabilities.
@@ -120,6 +147,7 @@ def evaluate_model(
         y: Their labels, class numbers (N,) or (N, 1), or one-hot (N, classes).
         class_names: As for `predict_image`.
         source: What data this is, for titles, for instance `Dataset.source`.
+        tta: Whether to use test-time augmentation; default: what the model's manifest says.
 
     Returns:
         An `Evaluation`.
@@ -134,4 +162,33 @@ def evaluate_model(
         )
     if labels.min() < 0 or labels.max() >= len(names):
         raise ValueError(f"Labels must lie between 0 and {len(names) - 1}. Received: {labels.min()} to {labels.max()}")
-    return Evaluation(predict_probabilities(model, x), labels, names, source)
+    return Evaluation(predict_probabilities(model, x, tta=tta), labels, names, source)
+
+
+def calibrate(model, x: np.ndarray, y: np.ndarray) -> dict[str, float]:
+    """Make confidence mean something: fit a temperature and fold it into the model's last layer.
+
+    Temperature scaling (Guo et al., "On Calibration of Modern Neural Networks", 2017) divides all logits by the one
+    number that gives these pictures the least cross-entropy; no picture changes its class by it.
+
+    Args:
+        model: Ends in a dense layer with softmax; modified.
+        x: Pictures that the model was not trained on, as for `evaluate_model`.
+        y: Their labels, as for `evaluate_model`.
+
+    Returns:
+        `{"temperature": ...}`, for the manifest.
+    """
+    from scipy.optimize import minimize_scalar
+    from scipy.special import log_softmax
+
+    measured = evaluate_model(model, x, y)
+    logits, rows = np.log(np.maximum(measured.probabilities, 1e-30)), np.arange(len(measured.labels))
+
+    def loss(log_temperature: float) -> float:
+        return -log_softmax(logits / np.exp(log_temperature), axis=1)[rows, measured.labels].mean()
+
+    # Between a quarter and four: a few pictures, all right, would ask for a temperature of zero.
+    temperature = float(np.exp(minimize_scalar(loss, bounds=(-np.log(4), np.log(4)), method="bounded").x))
+    fold_temperature(model, temperature)
+    return {"temperature": temperature}

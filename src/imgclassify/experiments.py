@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imgclassify import persistence, runtime
+from imgclassify.recipes import recorded_settings
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +38,7 @@ class Run:
         """The recipe's fields, seed, share, precision and data: all that may differ between two runs."""
         keys = ("seed", "share", "precision")
         return (
-            self.manifest.get("recipe", {})
+            recorded_settings(self.manifest)
             | {key: self.manifest.get(key) for key in keys}
             | {"data": self.manifest.get("dataset", {}).get("source")}
         )

@@ -4,7 +4,8 @@ import base64
 import html
 import io
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -134,22 +135,49 @@ def classify_custom_image(
     )
 
 
-def predict_probabilities(model, x: np.ndarray, *, batch_size: int = 500) -> np.ndarray:
+def predict_probabilities(
+    model,
+    x: np.ndarray,
+    *,
+    tta: bool | None = None,
+    batch_size: int = 256,
+    on_batch: Callable[[], None] | None = None,
+) -> np.ndarray:
     """Class probabilities of many pictures, by one function compiled once a model, whatever their number.
+
+    With test-time augmentation six views of each picture are computed: as it is, and moved by a pixel up and left or
+    down and right, each also mirrored. Their logits are averaged, the unmoved views counting twice (Jordan, 2024).
 
     Args:
         model: A Keras model from pictures to probabilities.
         x: uint8, or float in [0, 1], (N, H, W, C).
-        batch_size: Pictures computed at a time; bounds the memory used.
+        tta: Whether to use test-time augmentation; default: what the model's manifest says, else no.
+        batch_size: Views computed at a time on a core; bounds the memory used.
+        on_batch: Called after every batch; may raise to stop.
 
     Returns:
         float32, (N, number of classes).
     """
-    tf, compiled = runtime.tensorflow(), _compiled(model)
-    batches = [
-        np.asarray(compiled(tf.constant(scale_pixels(x[i : i + batch_size])))) for i in range(0, len(x), batch_size)
-    ]
-    return np.concatenate(batches) if batches else np.empty((0, model.output_shape[-1]), np.float32)
+    tta = _uses_tta(model) if tta is None else tta
+    compiled, size = _compiled(model, tta), max(1, batch_size // (_VIEWS if tta else 1))
+
+    def predict(x: np.ndarray) -> np.ndarray:
+        return compiled(runtime.tensorflow().constant(scale_pixels(x))).numpy()
+
+    if len(x) <= size:  # no thread for a single picture
+        return predict(x) if len(x) else np.empty((0, model.output_shape[-1]), np.float32)
+    with ThreadPoolExecutor(runtime.towers(len(x) // size * 8)) as pool:
+        waiting = [pool.submit(predict, x[i : i + size]) for i in range(0, len(x), size)]
+        try:
+            results = []
+            for each in waiting:
+                results.append(each.result())
+                if on_batch is not None:
+                    on_batch()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return np.concatenate(results)
 
 
 def class_names_of(model, class_names: Sequence[str] | None = None) -> tuple[str, ...]:
@@ -172,17 +200,34 @@ def _input_shape(model) -> tuple[int, int, int]:
     return tuple(model.input_shape[1:])
 
 
-def _compiled(model):
+_VIEWS = 6
+
+
+def _uses_tta(model) -> bool:
+    return bool((getattr(model, "manifest", None) or {}).get("recipe", {}).get("tta"))
+
+
+def _compiled(model, tta: bool):
     """The model as one TensorFlow function for any number of pictures; kept with the model."""
     with _tracing:
-        if getattr(model, "_compiled_prediction", None) is None:
+        functions = model.__dict__.setdefault("_compiled_predictions", {})
+        if tta not in functions:
             tf = runtime.tensorflow()
-            function = tf.function(
-                lambda x: tf.cast(model(x, training=False), tf.float32),
-                autograph=False,  # nothing to rewrite, and it would write temporary files
-            )
+
+            def probabilities(x):
+                if not tta:
+                    return tf.cast(model(x, training=False), tf.float32)
+                height, width = x.shape[1:3]
+                padded = tf.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="REFLECT")
+                views = [padded[:, i : i + height, i : i + width] for i in (1, 0, 2)]
+                views += [view[:, :, ::-1] for view in views]
+                outputs = tf.math.log(tf.maximum(model(tf.concat(views, axis=0), training=False), 1e-30))
+                outputs = tf.reshape(outputs, (_VIEWS, tf.shape(x)[0], outputs.shape[-1]))
+                return tf.nn.softmax(tf.tensordot([0.25, 0.125, 0.125] * 2, outputs, axes=1))
+
             # Concrete, for TensorFlow warns when a tf.function of one place in the code is traced for a fifth model.
-            model._compiled_prediction = function.get_concrete_function(
-                tf.TensorSpec((None, *_input_shape(model)), tf.float32)
-            )
-        return model._compiled_prediction
+            functions[tta] = tf.function(
+                probabilities,
+                autograph=False,  # nothing to rewrite, and it would write temporary files
+            ).get_concrete_function(tf.TensorSpec((None, *_input_shape(model)), tf.float32))
+        return functions[tta]

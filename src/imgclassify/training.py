@@ -1,26 +1,31 @@
-"""Recipes and the one training loop."""
+"""The one training loop, and publishing what it gives."""
 
 import contextlib
 import datetime as dt
 import os
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 
 from imgclassify import persistence, runtime
+from imgclassify.augmentation import augment
 from imgclassify.data import Dataset, dataset_from_arrays, in_proportion, load_dataset
-from imgclassify.evaluation import evaluate_model
-from imgclassify.models import build_model
+from imgclassify.evaluation import Evaluation, calibrate, evaluate_model
+from imgclassify.models import build_model, training_copy, whiten
+from imgclassify.optimization import build_optimizer
 from imgclassify.persistence import ModelFileError
+from imgclassify.prediction import predict_probabilities
 from imgclassify.progress import Progress, format_seconds
+from imgclassify.recipes import Recipe, check_name, get_recipe, recorded_settings
 
 HISTORY_KEYS = ("loss", "accuracy", "val_loss", "val_accuracy")
 _SHORT_EPOCHS = 3  # in short mode
+_CHUNK_SECONDS = 0.3  # the longest the compiled loop goes on before it looks at Stop, but for the step it is in
+PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 _RUN_OPTIONS = (
     "seed",
     "share",
@@ -31,64 +36,6 @@ _RUN_OPTIONS = (
     "show_progress",
     "progress",
 )  # of train_model, not of a recipe
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that decides how a network is trained, but for the data and the seed.
-
-    Attributes:
-        name: Used in file names.
-        architecture: See `build_model`.
-        epochs: Passes over the training data.
-        batch_size: Pictures a step.
-        learning_rate: Adam's (Kingma and Ba, 2015).
-        validation_fraction: Share of the training data that is held out for validation.
-    """
-
-    name: str
-    architecture: str = "baseline"
-    epochs: int = 20
-    batch_size: int = 64
-    learning_rate: float = 1e-3
-    validation_fraction: float = 0.2
-
-    def __post_init__(self):
-        _check_name(self.name)
-        for field, valid in (
-            ("epochs", self.epochs >= 1),
-            ("batch_size", self.batch_size >= 1),
-            ("learning_rate", self.learning_rate > 0),
-            ("validation_fraction", 0 < self.validation_fraction < 1),
-        ):
-            if not valid:
-                bound = {"learning_rate": "above 0", "validation_fraction": "between 0 and 1"}.get(field, "at least 1")
-                raise ValueError(f"{field} must be {bound}. Received: {field}={getattr(self, field)}")
-
-
-def _check_name(name: str) -> None:
-    """Raise `ValueError` for a name that cannot be part of a file name everywhere."""
-    if not re.fullmatch(r"[\w.-]+", name):
-        raise ValueError(f"A name is made of letters, digits, '-', '_' and '.'. Received: name={name!r}")
-
-
-RECIPES = {recipe.name: recipe for recipe in (Recipe("baseline"),)}
-
-
-def get_recipe(recipe: str | Recipe, **settings) -> Recipe:
-    """A recipe by name, with some of its settings replaced; a setting of None leaves it as it is.
-
-    Raises:
-        ValueError: There is no such recipe or setting, or a value is out of range.
-    """
-    if isinstance(recipe, str):
-        if recipe not in RECIPES:
-            raise ValueError(f"Unknown recipe: use one of {sorted(RECIPES)}. Received: recipe={recipe!r}")
-        recipe = RECIPES[recipe]
-    chosen = {name: value for name, value in settings.items() if value is not None}
-    if unknown := set(chosen) - set(asdict(recipe)):
-        raise ValueError(f"A recipe has no {', '.join(sorted(unknown))}; it has {', '.join(asdict(recipe))}.")
-    return replace(recipe, **chosen)
 
 
 def train_model(
@@ -110,18 +57,19 @@ def train_model(
     An interrupt (Ctrl-C, or Interrupt in a notebook) or `stop` ends the training early: the run and the
     returned model then have the weights of the epoch with the best validation accuracy so far, and
     `model.manifest["status"]` is "interrupted". Otherwise they have the last epoch's and it is "complete".
-    After an error, the best weights so far stay in the run too, as "failed".
+    After an error, the best weights so far stay in the run too, as "failed". The model is calibrated on the
+    validation pictures; see `calibrate`.
 
     Args:
-        recipe: "baseline", or a `Recipe`.
+        recipe: A name in `RECIPES`, or a `Recipe`.
         data: A `Dataset`, or what `load_and_preprocess_data()` returns; None for CIFAR-10. Its test part is not used.
-        seed: For the split, the initial weights, the order of the pictures and dropout.
+        seed: For the split, the initial weights, the order and the variants of the pictures, and dropout.
         share: Train on this share of the training pictures only, above 0 to 1, classes in proportion; the
             pictures held out for validation stay the same.
         precision: "float32", "mixed_float16" or "mixed_bfloat16"; "auto" is `runtime.default_precision()`.
             The saved and returned model is float32 in any case.
         name: Name of the run; default: the recipe's.
-        stop: Set from another thread, it ends the training after the current batch.
+        stop: Set from another thread, it ends the training within about half a second.
         on_epoch: Called after every epoch with the history so far.
         show_progress: Show one line an epoch, with the time left.
         progress: Where to show it; default: the terminal or the notebook's cell.
@@ -129,7 +77,8 @@ def train_model(
 
     Returns:
         `(model, history)`: a `keras.Model` with its `manifest`, and a dict with a list of one value an epoch
-        for each of "loss", "accuracy", "val_loss", "val_accuracy".
+        for each of "loss", "accuracy", "val_loss", "val_accuracy". These are measured as the training goes, without
+        test-time augmentation and calibration; the manifest's "metrics" are those of the model as it is.
 
     Raises:
         DatasetError: The data cannot be had, or is too small to be split.
@@ -137,19 +86,19 @@ def train_model(
         MemoryError: A batch does not fit into the (graphics) memory.
     """
     recipe = get_recipe(recipe, **settings)
-    _check_name(recipe.name if name is None else name)
+    check_name(recipe.name if name is None else name)
     if runtime.short_mode():
         recipe = replace(recipe, epochs=min(recipe.epochs, _SHORT_EPOCHS))
     data = _as_dataset(data)
     precision = runtime.default_precision() if precision == "auto" else precision
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be auto or one of {', '.join(PRECISIONS)}. Received: precision={precision!r}")
     train_rows, val_rows = data.validation_split(recipe.validation_fraction, seed)
     train_rows = _share_of(train_rows, data.y_train, share, seed)
-    tf, keras = runtime.tensorflow(), runtime.keras()
 
     runtime.set_seed(seed)
-    with _dtype_policy(precision):
-        model = build_model(recipe.architecture, input_shape=data.x_train.shape[1:], num_classes=len(data.class_names))
-        model.compile(keras.optimizers.Adam(recipe.learning_rate), "categorical_crossentropy", metrics=["accuracy"])
+    model = build_model(recipe.architecture, input_shape=data.x_train.shape[1:], num_classes=len(data.class_names))
+    whiten(model, data.x_train[train_rows])
     run = _new_run(name or recipe.name)
     manifest = {"run": run.parent.name} | _new_manifest(
         recipe, seed, share, precision, data, len(train_rows), len(val_rows)
@@ -163,37 +112,32 @@ def train_model(
 
     started = time.monotonic()
     with progress or Progress(show_progress) as progress:
-        watch = _watch(recipe.epochs, stop, record, progress)
+        watch = _Watch(recipe.epochs, stop, record, progress)
         status, failure = "complete", None
         try:
-            model.fit(
-                _batches(
-                    data.x_train, data.y_train, train_rows, recipe.batch_size, len(data.class_names), shuffle_seed=seed
-                ),
-                validation_data=_batches(data.x_train, data.y_train, val_rows, 250, len(data.class_names)),
-                epochs=recipe.epochs,
-                callbacks=[watch],
-                shuffle=False,
-                verbose=0,
-            )
+            _fit(model, recipe, data, train_rows, val_rows, precision, seed, watch)
         except (KeyboardInterrupt, _StopTraining):
             status = "interrupted"
         except Exception as error:
             status, failure = "failed", error
-        history, epoch = watch.history, -1
-        if status != "complete" and watch.best_weights is not None:
-            model.set_weights(watch.best_weights)
-            epoch = watch.best_epoch
+        history = watch.history
+        if watch.weights is not None:
+            model.set_weights(watch.weights if status == "complete" else watch.best_weights)
         manifest |= {"status": status, "history": history, "wall_time_s": round(time.monotonic() - started, 1)}
         if failure is None or history["loss"]:
             with contextlib.suppress(OSError) if failure else contextlib.nullcontext():
-                model = _in_float32(model, recipe, data)
-                manifest["metrics"] = _validation_metrics(model, data, val_rows, history, epoch, precision)
+                model.compile(loss="categorical_crossentropy", metrics=["accuracy"])
+                manifest["metrics"] = {}
+                model.manifest = manifest
+                if history["loss"]:
+                    progress.update("calibrating on the validation pictures")
+                    manifest |= calibrate(model, data.x_train[val_rows], data.y_train[val_rows])
+                    manifest["metrics"] = _metrics("val", model, data.x_train[val_rows], data.y_train[val_rows])
                 model.manifest = manifest
                 persistence.save_model(model, run)
         else:
             persistence.write_manifest(run, manifest)
-        if isinstance(failure, tf.errors.ResourceExhaustedError):
+        if isinstance(failure, runtime.tensorflow().errors.ResourceExhaustedError):
             raise MemoryError(
                 f"A batch of {recipe.batch_size} pictures does not fit into memory: "
                 f"try batch_size={max(1, recipe.batch_size // 2)}."
@@ -259,13 +203,7 @@ def train_or_load_model(
     data = data or load_dataset("cifar10")
     model, history = train_model(recipe, data, **options)
     if model.manifest["status"] == "complete":
-        test = evaluate_model(model, data.x_test, data.y_test)
-        model.manifest["metrics"] |= {
-            "test_accuracy": test.accuracy,
-            "test_interval": list(test.interval),
-            "test_loss": test.loss,
-            "test_pictures": len(test.labels),
-        }
+        model.manifest["metrics"] |= _metrics("test", model, data.x_test, data.y_test)
         persistence.save_model(model, target, replace=replace)
         model.manifest = persistence.read_manifest(target)
     return model, history
@@ -290,7 +228,7 @@ def _as_dataset(data) -> Dataset:
 
 
 def _check_as_asked(path: Path, manifest: dict, asked: dict, data: Dataset | None) -> None:
-    made = manifest.get("recipe", {}) | {
+    made = recorded_settings(manifest) | {
         "seed": manifest.get("seed"),
         "share": manifest.get("share", 1.0),
         "precision": manifest.get("precision"),
@@ -312,113 +250,203 @@ def _check_as_asked(path: Path, manifest: dict, asked: dict, data: Dataset | Non
         raise ModelFileError(f"{path} was trained on other pictures than those of {data.source}: pass another path=.")
 
 
-def _batches(
-    x: np.ndarray, y: np.ndarray, rows: np.ndarray, batch_size: int, classes: int, *, shuffle_seed: int | None = None
-):
-    """A `tf.data.Dataset` of (pictures float32 in [0, 1], one-hot labels); the pictures stay uint8 in memory."""
-    tf = runtime.tensorflow()
-    pictures, labels = tf.constant(x[rows]), tf.constant(y[rows])
-    order = tf.data.Dataset.range(len(rows))
-    if shuffle_seed is not None:
-        order = order.shuffle(len(rows), seed=shuffle_seed, reshuffle_each_iteration=True)
+def _fit(
+    model,
+    recipe: Recipe,
+    data: Dataset,
+    train_rows: np.ndarray,
+    val_rows: np.ndarray,
+    precision: str,
+    seed: int,
+    watch: "_Watch",
+) -> None:
+    """Train a copy of the model, of which `watch` keeps the weights."""
+    network = training_copy(model, precision)
+    loop = _Loop(network, recipe, precision, data.x_train[train_rows], data.y_train[train_rows], seed)
+    x_val, y_val = data.x_train[val_rows], data.y_train[val_rows]
+    try:
+        for epoch in range(recipe.epochs):
+            watch.epoch_begins(epoch)
+            for done in loop.run_epoch(epoch):
+                watch.goes_on(done)
+            probabilities = predict_probabilities(network, x_val, on_batch=watch.obey)
+            validation = Evaluation(probabilities, y_val, data.class_names)
+            watch.epoch_ends((loop.loss, loop.accuracy, validation.loss, validation.accuracy), network.get_weights())
+    finally:
+        if watch.weights is None:  # stopped in the first epoch
+            watch.weights = watch.best_weights = network.get_weights()
 
-    def load(batch):
-        return tf.cast(tf.gather(pictures, batch), tf.float32) / 255, tf.one_hot(tf.gather(labels, batch), classes)
 
-    # Nothing here is tuned, and the tuner's thread holds up an abandoned iterator's end, that is, whoever trains
-    # again after a stop, by many seconds.
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    batches = order.batch(batch_size).map(load, num_parallel_calls=1, deterministic=True).prefetch(2)
-    return batches.with_options(options)
+class _Loop:
+    """Trains a network epoch by epoch, by compiled functions that each run for a third of a second or so.
+
+    Keras' `fit` with a `train_step` like `_step` and many steps an execution took a tenth longer for the baseline in
+    bfloat16 (two cores of an AMD EPYC), and its executions are a number of steps, not a time.
+
+    Attributes:
+        loss, accuracy: Means over the last epoch's batches, as they were trained on.
+    """
+
+    def __init__(self, network, recipe: Recipe, precision: str, pictures: np.ndarray, labels: np.ndarray, seed: int):
+        tf = runtime.tensorflow()
+        self._network, self._recipe, self._classes = network, recipe, network.output_shape[-1]
+        self._pictures, self._labels = tf.constant(pictures), tf.constant(labels, tf.int32)
+        self._steps = -(-len(pictures) // recipe.batch_size)
+        self._random = np.random.default_rng(seed)
+        # "Alternating flip" (Jordan, 2024): in turn as it is and mirrored, rather than by chance.
+        self._mirrored_first = self._random.random(len(pictures)) < 0.5
+        self._optimizer = build_optimizer(recipe, self._steps * recipe.epochs, scale_loss=precision == "mixed_float16")
+        self._optimizer.build(network.trainable_variables)
+        self._towers = runtime.towers(recipe.batch_size)
+        self._functions = {}  # by size of the pictures
+
+    def run_epoch(self, epoch: int) -> Iterator[float]:
+        """Train for one epoch; yields the share of it that is done, every third of a second or so."""
+        tf, batch = runtime.tensorflow(), self._recipe.batch_size
+        order = self._random.permutation(len(self._pictures))
+        order = tf.constant(np.resize(order, self._steps * batch), tf.int32)  # the last batch is filled up
+        mirrored = tf.constant(self._mirrored_first ^ bool(epoch % 2))
+        step, self.loss, correct = 0, 0.0, 0.0
+        while step < self._steps:
+            size, end = self._size_at(epoch, step)
+            step, losses, hits = self._function(size)(order, mirrored, tf.constant(step), tf.constant(end))
+            step, self.loss, correct = int(step), self.loss + float(losses), correct + float(hits)
+            yield step / self._steps
+        self.loss /= self._steps
+        self.accuracy = correct / (self._steps * batch)
+
+    def _size_at(self, epoch: int, step: int) -> tuple[tuple[int, int], int]:
+        """Height and width of the pictures at this step, and the step of this epoch where that ends."""
+        full = self._pictures.shape[1:3]
+        if not self._recipe.growing:
+            return tuple(full), self._steps
+        total, before = self._steps * self._recipe.epochs, self._steps * epoch
+        stage = 4 * (before + step) // total
+        end = -(-(stage + 1) * total // 4) - before
+        return tuple(side * (5 + stage) // 8 for side in full), min(self._steps, end)
+
+    def _function(self, size: tuple[int, int]):
+        """Steps from `step` to `end`, as far as time allows -> (next step, sum of losses, number of hits)."""
+        if size not in self._functions:
+            tf, batch = runtime.tensorflow(), self._recipe.batch_size
+
+            def advance(order, mirrored, step, end):
+                started = tf.timestamp()
+
+                def body(step, losses, hits):
+                    loss, hit = self._step(order[step * batch : (step + 1) * batch], mirrored, size)
+                    return step + 1, losses + loss, hits + hit
+
+                return tf.while_loop(
+                    lambda step, *_: (step < end) & (tf.timestamp() - started < _CHUNK_SECONDS),
+                    body,
+                    (step, 0.0, 0.0),
+                    parallel_iterations=1,
+                )
+
+            whole = tf.TensorSpec((self._steps * batch,), tf.int32)
+            each = tf.TensorSpec((len(self._mirrored_first),), tf.bool)
+            number = tf.TensorSpec((), tf.int32)
+            self._functions[size] = tf.function(advance, autograph=False).get_concrete_function(
+                whole, each, number, number
+            )
+        return self._functions[size]
+
+    def _step(self, rows, mirrored, size: tuple[int, int]):
+        """One step on a batch of rows; its towers run side by side. Returns the mean loss and the number of hits."""
+        tf, keras = runtime.tensorflow(), runtime.keras()
+        x = augment(tf.gather(self._pictures, rows), self._recipe.augmentation, mirrored=tf.gather(mirrored, rows))
+        x = tf.cast(x, tf.float32) / 255
+        if size != tuple(x.shape[1:3]):
+            x = tf.image.resize(x, size, antialias=True)
+        labels = tf.gather(self._labels, rows)
+        variables, results = self._network.trainable_variables, []
+        for pictures, answers in zip(tf.split(x, self._towers), tf.split(labels, self._towers), strict=True):
+            with tf.GradientTape() as tape:
+                probabilities = self._network(pictures, training=True)
+                loss = tf.reduce_mean(
+                    keras.losses.categorical_crossentropy(
+                        tf.one_hot(answers, self._classes), probabilities, label_smoothing=self._recipe.label_smoothing
+                    )
+                )
+                scaled = self._optimizer.scale_loss(loss)
+            hits = tf.equal(tf.argmax(probabilities, axis=1, output_type=tf.int32), answers)
+            results.append((loss, tf.reduce_sum(tf.cast(hits, tf.float32)), tape.gradient(scaled, variables)))
+        losses, hits, gradients = zip(*results, strict=True)
+        self._optimizer.apply([tf.add_n(each) / self._towers for each in zip(*gradients, strict=True)], variables)
+        return tf.add_n(losses) / self._towers, tf.add_n(hits)
 
 
 class _StopTraining(Exception):  # noqa: N818 - a request, not an error
-    """Raised inside `fit` when the caller has set `stop`."""
+    """Raised amid a training when the caller has set `stop`."""
 
 
-def _watch(epochs: int, stop: threading.Event | None, on_epoch, progress: Progress):
-    """The callback that keeps the history and the best weights, shows progress and obeys `stop`."""
-    keras = runtime.keras()
+class _Watch:
+    """Keeps the history and the best weights of a training, shows its progress and obeys `stop`."""
 
-    class Watch(keras.callbacks.Callback):
-        def __init__(self):
-            super().__init__()
-            self.history: dict[str, list[float]] = {key: [] for key in HISTORY_KEYS}
-            self.best_weights, self.best_epoch = None, -1
-            self._started = None  # at the end of the first batch, so that tracing does not count
+    def __init__(
+        self,
+        epochs: int,
+        stop: threading.Event | None,
+        on_epoch: Callable[[dict[str, list[float]]], None],
+        progress: Progress,
+    ):
+        self.history: dict[str, list[float]] = {key: [] for key in HISTORY_KEYS}
+        self.weights, self.best_weights, self.best_epoch = None, None, -1
+        self._epochs, self._stop, self._on_epoch, self._progress = epochs, stop, on_epoch, progress
+        self._started = None  # after the first steps, so that tracing does not count
 
-        def on_epoch_begin(self, epoch, logs=None):
-            self._epoch, self._epoch_started = epoch, time.monotonic()
+    def epoch_begins(self, epoch: int) -> None:
+        self._epoch, self._epoch_started = epoch, time.monotonic()
 
-        def on_train_batch_end(self, batch, logs=None):
-            self._obey()
-            self._started = self._started or time.monotonic()
-            done = min(1.0, (batch + 1) / (self.params.get("steps") or batch + 1))
-            progress.update(f"epoch {self._epoch + 1}/{epochs}  {done:4.0%}" + self._time_left(self._epoch + done))
+    def goes_on(self, done: float) -> None:
+        self.obey()
+        self._started = self._started or time.monotonic()
+        self._progress.update(
+            f"epoch {self._epoch + 1}/{self._epochs}  {done:4.0%}" + self._time_left(self._epoch + done)
+        )
 
-        def on_test_batch_end(self, batch, logs=None):
-            self._obey()
+    def epoch_ends(self, numbers: tuple[float, ...], weights: list[np.ndarray]) -> None:
+        for key, number in zip(HISTORY_KEYS, numbers, strict=True):
+            self.history[key].append(number)
+        accuracies = self.history["val_accuracy"]
+        self.weights = weights
+        if self.best_weights is None or accuracies[-1] > accuracies[self.best_epoch]:
+            self.best_weights, self.best_epoch = weights, self._epoch
+        shown = "  ".join(f"{key} {self.history[key][-1]:.3f}" for key in HISTORY_KEYS)
+        took = time.monotonic() - self._epoch_started
+        self._progress.log(
+            f"epoch {self._epoch + 1:{len(str(self._epochs))}d}/{self._epochs}  {shown}  {took:.1f} s"
+            + self._time_left(self._epoch + 1)
+        )
+        self._on_epoch({key: list(values) for key, values in self.history.items()})
 
-        def on_epoch_end(self, epoch, logs=None):
-            for key in HISTORY_KEYS:
-                self.history[key].append(float(logs[key]))
-            if (
-                self.best_weights is None
-                or self.history["val_accuracy"][-1] > self.history["val_accuracy"][self.best_epoch]
-            ):
-                self.best_weights, self.best_epoch = self.model.get_weights(), epoch
-            numbers = "  ".join(f"{key} {self.history[key][-1]:.3f}" for key in HISTORY_KEYS)
-            took = time.monotonic() - self._epoch_started
-            progress.log(
-                f"epoch {epoch + 1:{len(str(epochs))}d}/{epochs}  {numbers}  {took:.1f} s" + self._time_left(epoch + 1)
-            )
-            on_epoch({key: list(values) for key, values in self.history.items()})
+    def obey(self) -> None:
+        if self._stop is not None and self._stop.is_set():
+            raise _StopTraining
 
-        def _time_left(self, epochs_done: float) -> str:
-            taken = time.monotonic() - self._started
-            return (
-                f"  {format_seconds(taken / epochs_done * (epochs - epochs_done))} left"
-                if taken > 2 and epochs_done < epochs
-                else ""
-            )
-
-        def _obey(self):
-            if stop is not None and stop.is_set():
-                raise _StopTraining
-
-    return Watch()
-
-
-@contextlib.contextmanager
-def _dtype_policy(name: str) -> Iterator[None]:
-    config = runtime.keras().config
-    before = config.dtype_policy()
-    config.set_dtype_policy(name)
-    try:
-        yield
-    finally:
-        config.set_dtype_policy(before)
+    def _time_left(self, epochs_done: float) -> str:
+        taken = time.monotonic() - self._started
+        return (
+            f"  {format_seconds(taken / epochs_done * (self._epochs - epochs_done))} left"
+            if taken > 2 and epochs_done < self._epochs
+            else ""
+        )
 
 
-def _in_float32(model, recipe: Recipe, data: Dataset):
-    """The same network and weights, computing in float32, without the optimizer's memory."""
-    exact = build_model(recipe.architecture, input_shape=data.x_train.shape[1:], num_classes=len(data.class_names))
-    exact.set_weights(model.get_weights())
-    exact.compile(loss="categorical_crossentropy", metrics=["accuracy"])
-    return exact
-
-
-def _validation_metrics(
-    model, data: Dataset, rows: np.ndarray, history: dict, epoch: int, precision: str
-) -> dict[str, float]:
-    """Validation loss and accuracy of the saved weights, those of `epoch`; empty where no epoch was finished."""
-    if not history["loss"]:
-        return {}
-    if precision == "float32":
-        return {key: history[key][epoch] for key in ("val_loss", "val_accuracy")}
-    measured = evaluate_model(model, data.x_train[rows], data.y_train[rows], class_names=data.class_names)
-    return {"val_loss": measured.loss, "val_accuracy": measured.accuracy}
+def _metrics(part: str, model, x: np.ndarray, y: np.ndarray) -> dict[str, object]:
+    """What the manifest records of the model on pictures of a part, "val" or "test"."""
+    measured = evaluate_model(model, x, y)
+    metrics = {
+        f"{part}_accuracy": measured.accuracy,
+        f"{part}_loss": measured.loss,
+        f"{part}_calibration_error": measured.calibration_error(),
+        f"{part}_interval": list(measured.interval),
+        f"{part}_pictures": len(measured.labels),
+    }
+    if model.manifest["recipe"]["tta"]:
+        metrics[f"{part}_accuracy_without_tta"] = evaluate_model(model, x, y, tta=False).accuracy
+    return metrics
 
 
 def _share_of(rows: np.ndarray, labels: np.ndarray, share: float, seed: int) -> np.ndarray:

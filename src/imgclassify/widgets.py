@@ -14,12 +14,14 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from imgclassify import persistence
+from imgclassify.augmentation import AUGMENTATIONS
 from imgclassify.data import Dataset, DatasetError, load_dataset
 from imgclassify.experiments import compare_runs, delete_run, list_runs
 from imgclassify.images import ImageError, Picture, decode_image
 from imgclassify.prediction import Prediction, class_names_of, classify_custom_image, image_data_uri
 from imgclassify.progress import Progress
-from imgclassify.training import RECIPES, train_model
+from imgclassify.recipes import RECIPES
+from imgclassify.training import train_model
 from imgclassify.visualization import plot_history, plot_runs
 
 _STOPPING = "Stopping ..."
@@ -221,6 +223,9 @@ def _jpeg(image: Image.Image, side: int) -> bytes:
     return file.getvalue()
 
 
+_PANEL_SETTINGS = ("epochs", "batch_size", "learning_rate", "augmentation")  # of the recipe
+
+
 class TrainingPanel(ipywidgets.VBox):
     """Trains in the background with live curves, and lists, compares and deletes runs.
 
@@ -228,8 +233,8 @@ class TrainingPanel(ipywidgets.VBox):
         data: A `Dataset`; default: `load_dataset("auto")`, when the first training starts.
 
     Attributes:
-        recipe, epochs, batch_size, learning_rate, seed, share: The controls.
-        start, stop: The buttons. Start returns at once; Stop ends the training after the current batch.
+        recipe, epochs, batch_size, learning_rate, augmentation, seed, share: The controls.
+        start, stop: The buttons. Start returns at once; Stop ends the training within about half a second.
         status, message: `HTML` with the progress, and with sentences in red.
         curves: `Image` with the history so far.
         runs: `SelectMultiple` of run names.
@@ -250,6 +255,9 @@ class TrainingPanel(ipywidgets.VBox):
         )
         self.learning_rate = ipywidgets.BoundedFloatText(
             baseline.learning_rate, min=1e-6, max=1, step=1e-4, description="Learning rate", **wide
+        )
+        self.augmentation = ipywidgets.Dropdown(
+            options=AUGMENTATIONS, value=baseline.augmentation, description="Augmentation", **wide
         )
         self.seed = ipywidgets.BoundedIntText(0, min=0, max=2**31 - 1, description="Seed", **wide)
         self.share = ipywidgets.FloatSlider(
@@ -283,7 +291,16 @@ class TrainingPanel(ipywidgets.VBox):
         super().__init__(
             [
                 ipywidgets.HBox(
-                    [self.recipe, self.epochs, self.batch_size, self.learning_rate, self.seed, self.share], layout=wrap
+                    [
+                        self.recipe,
+                        self.epochs,
+                        self.batch_size,
+                        self.learning_rate,
+                        self.augmentation,
+                        self.seed,
+                        self.share,
+                    ],
+                    layout=wrap,
                 ),
                 ipywidgets.HBox([self.start, self.stop]),
                 self.status,
@@ -312,9 +329,7 @@ class TrainingPanel(ipywidgets.VBox):
         self._stop.clear()
         self.message.value = ""
         self._busy(True)
-        settings = {
-            name: getattr(self, name).value for name in ("epochs", "batch_size", "learning_rate", "seed", "share")
-        }
+        settings = {name: getattr(self, name).value for name in (*_PANEL_SETTINGS, "seed", "share")}
         self._worker = threading.Thread(target=self._train, args=(self.recipe.value, settings), daemon=True)
         self._worker.start()
 
@@ -367,7 +382,7 @@ class TrainingPanel(ipywidgets.VBox):
 
     @_guarded
     def _on_recipe(self, change: dict) -> None:
-        for name in ("epochs", "batch_size", "learning_rate"):
+        for name in _PANEL_SETTINGS:
             getattr(self, name).value = getattr(RECIPES[change["new"]], name)
 
     @_guarded

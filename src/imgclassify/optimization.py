@@ -1,0 +1,61 @@
+"""The optimizers that recipes name."""
+
+import functools
+
+from imgclassify import runtime
+from imgclassify.recipes import Recipe
+
+
+def build_optimizer(recipe: Recipe, steps: int, *, scale_loss: bool = False):
+    """The recipe's Keras optimizer with its learning-rate schedule.
+
+    Args:
+        recipe: Its `optimizer`, `learning_rate` and `schedule` are used.
+        steps: Training steps in all; a falling learning rate reaches zero there.
+        scale_loss: For mixed float16, whose small gradients would vanish.
+    """
+    keras = runtime.keras()
+    rate = recipe.learning_rate
+    if recipe.schedule == "linear":
+        rate = keras.optimizers.schedules.PolynomialDecay(rate, steps, end_learning_rate=0.0)
+    optimizer = keras.optimizers.Adam(rate) if recipe.optimizer == "adam" else _muon()(rate)
+    return keras.optimizers.LossScaleOptimizer(optimizer) if scale_loss else optimizer
+
+
+@functools.cache
+def _muon() -> type:
+    keras, tf = runtime.keras(), runtime.tensorflow()
+
+    class Muon(keras.optimizers.Muon):
+        """Muon for convolutions, as Jordan trains CIFAR-10 with it (github.com/KellerJordan/cifar10-airbench).
+
+        Keras' own Muon takes matrices only. Here a kernel (height, width, in, out) counts as a matrix of
+        (height * width * in, out). Each step first gives it the norm sqrt(out), which the batch normalisation that
+        follows does not see, so that the learning rate is the relative change a step. All else is Adam's, at a
+        fiftieth of the learning rate.
+        """
+
+        def __init__(self, learning_rate):
+            super().__init__(
+                learning_rate,
+                momentum=0.8,
+                ns_steps=3,
+                adam_lr_ratio=0.02,
+                weight_decay=None,
+                adam_weight_decay=None,
+            )
+            self._matrix_dtype = tf.bfloat16 if runtime.has_fast_bfloat16() else tf.float32
+
+        def _should_use_adamw(self, variable):
+            return len(variable.shape) != 4
+
+        def _muon_update_step(self, gradient, variable, lr, m):
+            rows, columns = variable.shape[0] * variable.shape[1] * variable.shape[2], variable.shape[3]
+            self.assign(m, self.momentum * m + gradient)
+            update = tf.cast(tf.reshape(gradient + self.momentum * m, (rows, columns)), self._matrix_dtype)
+            update = tf.cast(self.zeropower_via_newtonschulz5(update, self.ns_steps), tf.float32)
+            kernel = variable * (columns**0.5 / tf.norm(variable))
+            step = lr * max(1, columns / rows) ** 0.5 * tf.reshape(update, variable.shape)
+            self.assign(variable, kernel - step)
+
+    return Muon

@@ -1,0 +1,113 @@
+"""Recipes: everything that decides how a network is trained, but for the data and the seed."""
+
+import re
+from dataclasses import asdict, dataclass, replace
+
+from imgclassify.augmentation import check_augmentation
+
+OPTIMIZERS = ("adam", "muon")
+SCHEDULES = ("constant", "linear")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train a network.
+
+    Attributes:
+        name: Used in file names.
+        architecture: See `build_model`.
+        epochs: Passes over the training data.
+        batch_size: Pictures a step.
+        optimizer: "adam" (Kingma and Ba, 2015), or "muon" (Jordan et al., 2024) for the convolutions and Adam for
+            the rest; see `build_optimizer`.
+        learning_rate: The optimizer's, at the start.
+        schedule: "constant", or "linear" for a learning rate that falls to zero in equal steps.
+        augmentation: Random variants of the training pictures; see `augment`.
+        label_smoothing: Share of the target probability that is spread over all classes (Szegedy et al., 2016).
+        growing: Train the first three quarters of the steps on pictures shrunk to 5/8, 6/8 and 7/8 of their size
+            (progressive resizing; Howard, 2018), which is quicker. Not for the baseline, whose size is fixed.
+        tta: Test-time augmentation: predictions are means over shifted and mirrored views of a picture.
+        validation_fraction: Share of the training data that is held out for validation.
+    """
+
+    name: str
+    architecture: str = "baseline"
+    epochs: int = 20
+    batch_size: int = 64
+    optimizer: str = "adam"
+    learning_rate: float = 1e-3
+    schedule: str = "constant"
+    augmentation: str = "none"
+    label_smoothing: float = 0.0
+    growing: bool = False
+    tta: bool = False
+    validation_fraction: float = 0.2
+
+    def __post_init__(self):
+        check_name(self.name)
+        check_augmentation(self.augmentation)
+        for field, valid, bound in (
+            ("epochs", self.epochs >= 1, "at least 1"),
+            ("batch_size", self.batch_size >= 1, "at least 1"),
+            ("optimizer", self.optimizer in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}"),
+            ("learning_rate", self.learning_rate > 0, "above 0"),
+            ("schedule", self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
+            ("label_smoothing", 0 <= self.label_smoothing < 1, "at least 0 and below 1"),
+            ("growing", not (self.growing and self.architecture == "baseline"), "False for the baseline network"),
+            ("validation_fraction", 0 < self.validation_fraction < 1, "between 0 and 1"),
+        ):
+            if not valid:
+                raise ValueError(f"{field} must be {bound}. Received: {field}={getattr(self, field)}")
+
+
+def check_name(name: str) -> None:
+    """Raise `ValueError` for a name that cannot be part of a file name everywhere."""
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise ValueError(f"A name is made of letters, digits, '-', '_' and '.'. Received: name={name!r}")
+
+
+_FAST = Recipe(
+    "fast",
+    architecture="airbench",
+    epochs=10,
+    batch_size=512,
+    optimizer="muon",
+    learning_rate=0.24,
+    schedule="linear",
+    augmentation="flip+shift",
+    label_smoothing=0.2,
+    growing=True,
+    tta=True,
+    validation_fraction=0.1,
+)
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe("baseline"),
+        _FAST,
+        replace(_FAST, name="best", architecture="airbench-wide", epochs=30),
+    )
+}
+
+
+def get_recipe(recipe: str | Recipe, **settings) -> Recipe:
+    """A recipe by name, with some of its settings replaced; a setting of None leaves it as it is.
+
+    Raises:
+        ValueError: There is no such recipe or setting, or a value is out of range.
+    """
+    if isinstance(recipe, str):
+        if recipe not in RECIPES:
+            raise ValueError(f"Unknown recipe: use one of {sorted(RECIPES)}. Received: recipe={recipe!r}")
+        recipe = RECIPES[recipe]
+    chosen = {name: value for name, value in settings.items() if value is not None}
+    if unknown := set(chosen) - set(asdict(recipe)):
+        raise ValueError(f"A recipe has no {', '.join(sorted(unknown))}; it has {', '.join(asdict(recipe))}.")
+    return replace(recipe, **chosen)
+
+
+def recorded_settings(manifest: dict) -> dict[str, object]:
+    """The recipe in a manifest; settings that are younger than the manifest have their defaults."""
+    recorded = manifest.get("recipe", {})
+    return asdict(Recipe(recorded["name"])) | recorded if recorded else {}
