@@ -5,7 +5,7 @@ import pytest
 
 from imgclassify import evaluation as module
 from imgclassify import runtime
-from imgclassify.evaluation import Evaluation, evaluate_model
+from imgclassify.evaluation import Evaluation, calibrate, evaluate_model
 
 NAMES = ("cat", "dog", "ox")
 
@@ -187,3 +187,64 @@ def test_labels_that_the_model_does_not_know_are_refused(label, said):
 def test_labels_of_another_form_are_refused():
     with pytest.raises(ValueError, match=r"class numbers \(N,\) or one-hot \(N, classes\)"):
         evaluate_model(ReadsThePixels(), PICTURES, np.zeros((5, 2, 2)), class_names=NAMES)
+
+
+# --- calibration -----------------------------------------------------------------------------------
+
+
+def made_up(confidence: list[float], correct: list[bool]) -> Evaluation:
+    """Predictions of class 0 of two with these confidences (above one half), right or wrong as said."""
+    first = np.array(confidence, np.float32)
+    return Evaluation(np.stack([first, 1 - first], axis=1), np.where(correct, 0, 1), ("a", "b"))
+
+
+def test_the_calibration_error_is_the_mean_distance_of_confidence_and_accuracy_over_bins():
+    measured = made_up([0.9] * 10 + [0.6] * 10, [True] * 7 + [False] * 3 + [True] * 6 + [False] * 4)
+    assert measured.calibration_error() == pytest.approx((0.2 * 10 + 0.0 * 10) / 20, abs=1e-6)
+    counts, confidence, accuracy = measured.calibration(bins=10)
+    assert counts.tolist() == [0, 0, 0, 0, 0, 0, 10, 0, 0, 10] or counts.tolist() == [0, 0, 0, 0, 0, 10, 0, 0, 10, 0]
+    assert confidence[counts > 0] == pytest.approx([0.6, 0.9])
+    assert accuracy[counts > 0] == pytest.approx([0.6, 0.7])
+    assert np.isnan(accuracy[counts == 0]).all()
+
+
+def test_the_calibration_error_agrees_with_scikit_learns_curve():
+    from sklearn.calibration import calibration_curve
+
+    rng = np.random.default_rng(0)
+    measured = made_up(rng.uniform(0.5, 1, 2000).tolist(), (rng.random(2000) < 0.7).tolist())
+    counts, confidence, accuracy = measured.calibration(15)
+    theirs = calibration_curve(measured.correct, measured.confidence, n_bins=15)
+    assert accuracy[counts > 0] == pytest.approx(theirs[0])
+    assert confidence[counts > 0] == pytest.approx(theirs[1])
+
+
+def test_certainty_falls_into_the_last_bin():
+    counts, _, accuracy = made_up([1.0] * 4, [True] * 4).calibration()
+    assert counts[-1] == 4
+    assert accuracy[-1] == 1
+
+
+def test_calibration_lowers_the_error_of_an_overconfident_model_and_no_class_changes(tiny):
+    keras = runtime.keras()
+    layers = keras.layers
+    model = keras.Sequential([layers.Input((32, 32, 3)), layers.GlobalAveragePooling2D(), layers.Dense(3, "softmax")])
+    model.layers[-1].set_weights([np.eye(3, dtype=np.float32) * 100, np.zeros(3, np.float32)])
+    labels = np.where(np.arange(60) % 3 == 0, (tiny.y_train + 1) % 3, tiny.y_train)  # a third is wrong
+    names = ("red", "green", "blue")
+    model.manifest = {"class_names": names}
+    before = evaluate_model(model, tiny.x_train, labels)
+    temperature = calibrate(model, tiny.x_train, labels)["temperature"]
+    after = evaluate_model(model, tiny.x_train, labels)
+    assert 1 < temperature <= 4
+    assert np.array_equal(before.predicted, after.predicted)
+    assert after.calibration_error() < 0.5 * before.calibration_error()
+    assert after.loss < before.loss
+
+
+def test_calibration_on_pictures_that_are_all_right_stays_within_its_bounds(tiny, tiny_run, tiny_model):
+    keras = runtime.keras()
+    model = keras.models.clone_model(tiny_model)
+    model.set_weights(tiny_model.get_weights())
+    model.manifest = {"class_names": list(tiny.class_names)}
+    assert 0.25 <= calibrate(model, tiny.x_train, tiny.y_train)["temperature"] <= 4

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from imgclassify import build_model
+from imgclassify import build_model, runtime
+from imgclassify.models import fold_temperature, training_copy, whiten
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +88,94 @@ def test_fewer_than_two_classes_are_refused(num_classes):
 def test_pictures_too_small_for_the_pooling_are_refused(input_shape):
     with pytest.raises(ValueError, match=r"at least 18 x 18 pixels\. Received: input_shape="):
         build_model(input_shape=input_shape)
+
+
+# --- airbench --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    rng = np.random.default_rng(0)
+    smooth = rng.normal(size=(200, 8, 8, 3)).repeat(4, axis=1).repeat(4, axis=2) * 40 + 128
+    return np.clip(smooth + rng.normal(size=(200, 32, 32, 3)) * 10, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def airbench(pictures):
+    model = build_model("airbench")
+    whiten(model, pictures)
+    return model
+
+
+def test_airbench_is_made_of_kerass_own_layers_and_ends_in_probabilities(airbench, pictures):
+    assert all(type(layer).__module__.startswith("keras.") for layer in airbench.layers)
+    output = np.asarray(airbench(pictures[:4].astype(np.float32) / 255))
+    assert output.sum(axis=1) == pytest.approx(np.ones(4), abs=1e-5)
+
+
+def test_whitening_gives_uncorrelated_answers_of_like_size_each_with_its_negative(airbench, pictures):
+    layer = airbench.get_layer("whitening")
+    answers = np.asarray(layer(pictures / np.float32(255)))
+    flat = answers[:, ::2, ::2].reshape(-1, 24)
+    assert flat[:, 12:] == pytest.approx(-flat[:, :12], abs=1e-4)
+    covariance = np.cov(flat[:, :12], rowvar=False)
+    assert covariance - np.diag(covariance.diagonal()) == pytest.approx(0, abs=2e-2)
+    assert 0.5 < covariance.diagonal().min() <= covariance.diagonal().max() < 1.05  # noise directions are damped
+    assert flat[:, :12].mean(axis=0) == pytest.approx(np.zeros(12), abs=2e-2)
+
+
+def test_whitening_is_not_trained(airbench):
+    assert not {id(weight) for weight in airbench.get_layer("whitening").weights} & {
+        id(weight) for weight in airbench.trainable_weights
+    }
+
+
+def test_whitening_leaves_the_baseline_alone(pictures):
+    model = build_model()
+    before = model.get_weights()
+    whiten(model, pictures)
+    assert all(np.array_equal(one, other) for one, other in zip(before, model.get_weights(), strict=True))
+
+
+@pytest.mark.parametrize("architecture", ["baseline", "airbench"])
+def test_a_training_copy_computes_the_same_in_float32(architecture, pictures):
+    model = build_model(architecture)
+    x = pictures[:8] / np.float32(255)
+    copy = training_copy(model, "float32")
+    assert np.asarray(copy(x)) == pytest.approx(np.asarray(model(x)), abs=1e-6)
+
+
+def test_a_training_copy_in_mixed_precision_ends_in_float32_and_is_close(airbench, pictures):
+    x = pictures[:8] / np.float32(255)
+    copy = training_copy(airbench, "mixed_bfloat16")
+    policies = [layer.dtype_policy.name for layer in copy.layers[1:]]
+    assert set(policies[:-1]) == {"mixed_bfloat16"}
+    assert policies[-1] == "float32"
+    assert np.asarray(copy(x)) == pytest.approx(np.asarray(airbench(x)), abs=0.05)
+    assert {weight.dtype for weight in copy.weights} == {"float32"}
+
+
+def test_fused_batch_normalisation_trains_like_kerass_own(airbench, pictures):
+    x = pictures[:16] / np.float32(255)
+    copy = training_copy(airbench, "float32")
+    own = runtime.keras().models.clone_model(airbench)
+    own.set_weights(airbench.get_weights())
+    assert np.asarray(copy(x, training=True)) == pytest.approx(np.asarray(own(x, training=True)), abs=1e-3)
+    for ours, theirs in zip(copy.get_weights(), own.get_weights(), strict=True):
+        assert ours == pytest.approx(theirs, rel=0.05, abs=1e-3)  # the unbiased variance differs by n / (n - 1)
+    assert not np.array_equal(copy.get_weights()[-2], airbench.get_weights()[-2])  # the moving averages have moved
+
+
+def test_a_training_copy_of_airbench_takes_smaller_pictures(airbench, pictures):
+    assert training_copy(airbench, "float32")(pictures[:2, :20, :20] / np.float32(255)).shape == (2, 10)
+
+
+def test_a_temperature_divides_the_logits(airbench, pictures):
+    x = pictures[:8] / np.float32(255)
+    model = runtime.keras().models.clone_model(airbench)
+    model.set_weights(airbench.get_weights())
+    before = np.log(np.asarray(model(x)))
+    fold_temperature(model, 2.0)
+    after = np.log(np.asarray(model(x)))
+    centred = [logits - logits.mean(axis=1, keepdims=True) for logits in (before, after)]
+    assert centred[1] == pytest.approx(centred[0] / 2, abs=1e-4)

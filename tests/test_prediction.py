@@ -244,3 +244,59 @@ def test_the_html_shows_at_most_five_classes_and_escapes_their_names():
     assert page.count("height:14px") == 5
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
+
+
+# --- test-time augmentation --------------------------------------------------------------------------
+
+
+def views(x: np.ndarray) -> list[tuple[float, np.ndarray]]:
+    """The six views with their weights, computed another way."""
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    found = []
+    for weight, start in ((0.25, 1), (0.125, 0), (0.125, 2)):
+        view = padded[:, start : start + 32, start : start + 32]
+        found += [(weight, view), (weight, view[:, :, ::-1])]
+    return found
+
+
+def test_test_time_augmentation_averages_the_logits_of_six_views(tiny, tiny_model):
+    x = tiny.x_test[:5]
+    logits = sum(weight * np.log(predict_probabilities(tiny_model, view)) for weight, view in views(x))
+    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    assert predict_probabilities(tiny_model, x, tta=True) == pytest.approx(expected, rel=1e-3, abs=1e-6)
+    assert not np.array_equal(predict_probabilities(tiny_model, x, tta=True), predict_probabilities(tiny_model, x))
+
+
+def test_a_manifest_decides_whether_there_is_test_time_augmentation(tiny, tiny_model):
+    keras = runtime.keras()
+    model = keras.models.clone_model(tiny_model)
+    model.set_weights(tiny_model.get_weights())
+    model.manifest = {"class_names": list(tiny.class_names), "recipe": {"tta": True}}
+    x = tiny.x_test[:3]
+    with_views, without = (predict_probabilities(model, x, tta=tta) for tta in (True, False))
+    assert np.array_equal(predict_probabilities(model, x), with_views)
+    assert not np.array_equal(with_views, without)
+    mean = predict_image(model, x[0])
+    assert list(mean.probabilities.values()) == pytest.approx(sorted(with_views[0], reverse=True))
+    mirrored = predict_image(model, x[0][:, ::-1])  # the views of the mirror image are the same six
+    assert mirrored.probabilities == pytest.approx(mean.probabilities, abs=1e-5)
+
+
+def test_many_pictures_keep_their_order_over_threads(tiny, tiny_model):
+    x = np.concatenate([tiny.x_test] * 5)
+    assert predict_probabilities(tiny_model, x, batch_size=8) == pytest.approx(
+        np.concatenate([predict_probabilities(tiny_model, tiny.x_test)] * 5), abs=1e-6
+    )
+
+
+def test_a_prediction_can_be_stopped_between_batches(tiny, tiny_model):
+    calls = []
+
+    def stop():
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict_probabilities(tiny_model, tiny.x_test, batch_size=5, on_batch=stop)
+    assert len(calls) == 2

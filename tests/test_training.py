@@ -10,6 +10,7 @@ import pytest
 from imgclassify import runtime, training
 from imgclassify.data import DatasetError
 from imgclassify.evaluation import evaluate_model
+from imgclassify.models import build_model, training_copy
 from imgclassify.persistence import ModelFileError, load_model, save_model
 from imgclassify.progress import Progress, format_seconds
 from imgclassify.recipes import Recipe, get_recipe
@@ -331,7 +332,7 @@ def test_a_batch_that_does_not_fit_into_memory_is_said_with_a_remedy(tiny, monke
     def run_epoch(*_):
         raise exhausted(None, None, "OOM when allocating a tensor")
 
-    monkeypatch.setattr(training._Loop, "run_epoch", run_epoch)
+    monkeypatch.setattr(training.Loop, "run_epoch", run_epoch)
     with pytest.raises(MemoryError, match=r"A batch of 16 pictures does not fit .*: try batch_size=8"):
         train_model("baseline", tiny, **QUICK)
     assert runs()[0]["status"] == "failed"
@@ -501,3 +502,128 @@ def test_a_published_model_of_other_pictures_is_not_taken_for_this_datas(tiny):
 def test_a_saved_run_holds_no_optimizer_state(tiny_run):
     model = tiny_run.model
     assert (tiny_run.folder / "model.keras").stat().st_size < 4 * model.count_params() * 1.2
+
+
+# --- the loop ----------------------------------------------------------------------------------------
+
+SMALL = Recipe("small", architecture="airbench", epochs=4, batch_size=16, optimizer="muon", learning_rate=0.1)
+
+
+def loop_on(tiny, recipe: Recipe, precision: str = "float32") -> training.Loop:
+    runtime.set_seed(0)
+    model = build_model(recipe.architecture, num_classes=3)
+    return training.Loop(training_copy(model, precision), recipe, precision, tiny.x_train, tiny.y_train, seed=0)
+
+
+def test_growing_pictures_have_four_sizes_for_a_quarter_of_the_steps_each(tiny):
+    loop = loop_on(tiny, replace(SMALL, growing=True))
+    assert [loop.size_at(epoch, 0) for epoch in range(4)] == [((side, side), 4) for side in (20, 24, 28, 32)]
+    loop = loop_on(tiny, replace(SMALL, growing=True, epochs=3))  # 12 steps, 3 a size: sizes change amid an epoch
+    seen = []
+    for epoch in range(3):
+        step = 0
+        while step < 4:
+            size, end = loop.size_at(epoch, step)
+            assert end > step
+            seen += [size[0]] * (end - step)
+            step = end
+    assert seen == [20] * 3 + [24] * 3 + [28] * 3 + [32] * 3
+
+
+def test_pictures_that_do_not_grow_have_their_size_throughout(tiny):
+    assert loop_on(tiny, SMALL).size_at(3, 2) == ((32, 32), 4)
+
+
+def test_an_epoch_shows_each_picture_once_and_fills_the_last_batch_up(tiny, monkeypatch):
+    loop = loop_on(tiny, SMALL)  # 60 pictures, 4 steps of 16
+    seen = []
+    monkeypatch.setattr(
+        loop, "_function", lambda size: lambda order, mirrored, step, end: (seen.append(order.numpy()), (end, 0, 0))[1]
+    )
+    assert list(loop.run_epoch(0)) == [1.0]
+    assert sorted(seen[0][:60]) == list(range(60))
+    assert np.array_equal(seen[0][60:], seen[0][:4])
+
+
+def test_flips_alternate_from_epoch_to_epoch(tiny, monkeypatch):
+    loop = loop_on(tiny, SMALL)
+    mirrored = []
+    monkeypatch.setattr(
+        loop, "_function", lambda size: lambda order, flips, step, end: (mirrored.append(flips.numpy()), (end, 0, 0))[1]
+    )
+    for epoch in range(3):
+        list(loop.run_epoch(epoch))
+    assert np.array_equal(mirrored[0], ~mirrored[1])
+    assert np.array_equal(mirrored[0], mirrored[2])
+    assert 10 < mirrored[0].sum() < 50
+
+
+def test_long_epochs_come_back_in_between(tiny, monkeypatch):
+    monkeypatch.setattr(training, "_CHUNK_SECONDS", 0.0)
+    loop = loop_on(tiny, replace(SMALL, batch_size=8))
+    shares = list(loop.run_epoch(0))
+    assert shares == pytest.approx([i / 8 for i in range(1, 9)])
+
+
+def test_towers_change_nothing_but_the_time(tiny, monkeypatch):
+    recipe = replace(SMALL, architecture="baseline", optimizer="adam", learning_rate=1e-3)
+    weights = []
+    for towers in (1, 2):
+        monkeypatch.setattr(runtime, "towers", lambda batch_size, towers=towers: towers)
+        loop = loop_on(tiny, recipe)
+        loop._network.layers[-2].rate = 0.0  # dropout draws for each tower
+        list(loop.run_epoch(0))
+        weights.append(loop._network.get_weights())
+    for one, other in zip(*weights, strict=True):
+        assert one == pytest.approx(other, abs=2e-4)
+
+
+def test_a_linear_schedule_ends_at_zero(tiny):
+    loop = loop_on(tiny, replace(SMALL, schedule="linear"))
+    for epoch in range(4):
+        list(loop.run_epoch(epoch))
+    assert float(loop._optimizer.learning_rate) == 0.0
+
+
+def test_muon_changes_a_kernel_by_the_learning_rate(tiny):
+    loop = loop_on(tiny, replace(SMALL, learning_rate=0.05))
+    kernel = next(v for v in loop._network.trainable_variables if len(v.shape) == 4)
+    before = np.asarray(kernel)
+    before = before * (before.shape[-1] ** 0.5 / np.linalg.norm(before))
+    monkey = next(iter(loop.run_epoch(0)))
+    assert monkey > 0
+    after = np.asarray(kernel)
+    assert np.linalg.norm(after - before) < 4 * 0.06 * before.shape[-1] ** 0.5  # four steps of at most that
+
+
+def test_a_small_airbench_learns_with_all_parts_on(tiny):
+    recipe = replace(SMALL, schedule="linear", augmentation="flip+shift", label_smoothing=0.1, growing=True, tta=True)
+    model, _ = train_model(recipe, tiny, show_progress=False)
+    metrics = model.manifest["metrics"]
+    assert metrics["val_accuracy"] > 0.9
+    assert 0.25 <= model.manifest["temperature"] <= 4
+    assert {"val_accuracy_without_tta", "val_calibration_error"} <= metrics.keys()
+    _, rows = tiny.validation_split(0.2, 0)
+    loaded = load_model(runs()[0]["run"])
+    assert evaluate_model(loaded, tiny.x_train[rows], tiny.y_train[rows]).accuracy == metrics["val_accuracy"]
+
+
+def test_an_unknown_precision_is_refused_before_training(tiny):
+    with pytest.raises(ValueError, match=r"precision must be auto or one of float32.*Received: precision='float8'"):
+        train_model("baseline", tiny, precision="float8")
+    assert runs() == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"optimizer": "sgd"}, "optimizer must be one of adam, muon"),
+        ({"schedule": "cosine"}, "schedule must be one of constant, linear"),
+        ({"label_smoothing": 1.0}, "label_smoothing must be at least 0 and below 1"),
+        ({"augmentation": "rotate"}, "augmentation must be one of none, flip"),
+        ({"growing": True}, "growing must be False for the baseline network"),
+    ],
+)
+def test_recipes_refuse_what_they_do_not_know(settings, said):
+    with pytest.raises(ValueError, match=said):
+        get_recipe("baseline", **settings)

@@ -31,16 +31,16 @@ def _muon() -> type:
 
         Keras' own Muon takes matrices only. Here a kernel (height, width, in, out) counts as a matrix of
         (height * width * in, out). Each step first gives it the norm sqrt(out), which the batch normalisation that
-        follows does not see, so that the learning rate is the relative change a step. All else is Adam's, at a
-        fiftieth of the learning rate.
+        follows does not see, so that the learning rate is the relative change a step. All else is Adam's, at 3 %
+        of the learning rate.
         """
 
         def __init__(self, learning_rate):
             super().__init__(
                 learning_rate,
-                momentum=0.8,
+                momentum=0.6,
                 ns_steps=3,
-                adam_lr_ratio=0.02,
+                adam_lr_ratio=0.03,
                 weight_decay=None,
                 adam_weight_decay=None,
             )

@@ -69,10 +69,10 @@ def check_name(name: str) -> None:
 _FAST = Recipe(
     "fast",
     architecture="airbench",
-    epochs=10,
+    epochs=8,
     batch_size=512,
     optimizer="muon",
-    learning_rate=0.24,
+    learning_rate=0.15,
     schedule="linear",
     augmentation="flip+shift",
     label_smoothing=0.2,
@@ -86,7 +86,7 @@ RECIPES = {
     for recipe in (
         Recipe("baseline"),
         _FAST,
-        replace(_FAST, name="best", architecture="airbench-wide", epochs=30),
+        replace(_FAST, name="best", architecture="airbench-wide", epochs=34, augmentation="flip+shift+cutout"),
     )
 }
 

@@ -132,7 +132,7 @@ def train_model(
                 if history["loss"]:
                     progress.update("calibrating on the validation pictures")
                     manifest |= calibrate(model, data.x_train[val_rows], data.y_train[val_rows])
-                    manifest["metrics"] = _metrics("val", model, data.x_train[val_rows], data.y_train[val_rows])
+                    manifest["metrics"] = measure("val", model, data.x_train[val_rows], data.y_train[val_rows])
                 model.manifest = manifest
                 persistence.save_model(model, run)
         else:
@@ -203,7 +203,7 @@ def train_or_load_model(
     data = data or load_dataset("cifar10")
     model, history = train_model(recipe, data, **options)
     if model.manifest["status"] == "complete":
-        model.manifest["metrics"] |= _metrics("test", model, data.x_test, data.y_test)
+        model.manifest["metrics"] |= measure("test", model, data.x_test, data.y_test)
         persistence.save_model(model, target, replace=replace)
         model.manifest = persistence.read_manifest(target)
     return model, history
@@ -262,7 +262,7 @@ def _fit(
 ) -> None:
     """Train a copy of the model, of which `watch` keeps the weights."""
     network = training_copy(model, precision)
-    loop = _Loop(network, recipe, precision, data.x_train[train_rows], data.y_train[train_rows], seed)
+    loop = Loop(network, recipe, precision, data.x_train[train_rows], data.y_train[train_rows], seed)
     x_val, y_val = data.x_train[val_rows], data.y_train[val_rows]
     try:
         for epoch in range(recipe.epochs):
@@ -277,7 +277,7 @@ def _fit(
             watch.weights = watch.best_weights = network.get_weights()
 
 
-class _Loop:
+class Loop:
     """Trains a network epoch by epoch, by compiled functions that each run for a third of a second or so.
 
     Keras' `fit` with a `train_step` like `_step` and many steps an execution took a tenth longer for the baseline in
@@ -308,14 +308,14 @@ class _Loop:
         mirrored = tf.constant(self._mirrored_first ^ bool(epoch % 2))
         step, self.loss, correct = 0, 0.0, 0.0
         while step < self._steps:
-            size, end = self._size_at(epoch, step)
+            size, end = self.size_at(epoch, step)
             step, losses, hits = self._function(size)(order, mirrored, tf.constant(step), tf.constant(end))
             step, self.loss, correct = int(step), self.loss + float(losses), correct + float(hits)
             yield step / self._steps
         self.loss /= self._steps
         self.accuracy = correct / (self._steps * batch)
 
-    def _size_at(self, epoch: int, step: int) -> tuple[tuple[int, int], int]:
+    def size_at(self, epoch: int, step: int) -> tuple[tuple[int, int], int]:
         """Height and width of the pictures at this step, and the step of this epoch where that ends."""
         full = self._pictures.shape[1:3]
         if not self._recipe.growing:
@@ -337,12 +337,10 @@ class _Loop:
                     loss, hit = self._step(order[step * batch : (step + 1) * batch], mirrored, size)
                     return step + 1, losses + loss, hits + hit
 
-                return tf.while_loop(
-                    lambda step, *_: (step < end) & (tf.timestamp() - started < _CHUNK_SECONDS),
-                    body,
-                    (step, 0.0, 0.0),
-                    parallel_iterations=1,
-                )
+                def on(now, *_):
+                    return (now < end) & ((now == step) | (tf.timestamp() - started < _CHUNK_SECONDS))
+
+                return tf.while_loop(on, body, (step, 0.0, 0.0), parallel_iterations=1)
 
             whole = tf.TensorSpec((self._steps * batch,), tf.int32)
             each = tf.TensorSpec((len(self._mirrored_first),), tf.bool)
@@ -434,8 +432,8 @@ class _Watch:
         )
 
 
-def _metrics(part: str, model, x: np.ndarray, y: np.ndarray) -> dict[str, object]:
-    """What the manifest records of the model on pictures of a part, "val" or "test"."""
+def measure(part: str, model, x: np.ndarray, y: np.ndarray) -> dict[str, object]:
+    """What a manifest records of its model on pictures of a part, "val" or "test"."""
     measured = evaluate_model(model, x, y)
     metrics = {
         f"{part}_accuracy": measured.accuracy,

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from imgclassify.augmentation import AUGMENTATIONS, augment
 from imgclassify.data import Dataset
 from imgclassify.evaluation import Evaluation
 from imgclassify.experiments import Run
@@ -159,6 +160,71 @@ def plot_class_samples(data: Dataset, *, count: int = 8, seed: int = 0) -> Figur
     return figure
 
 
+def plot_augmentations(data: Dataset, *, pictures: int = 1, variants: int = 8, seed: int = 0) -> Figure:
+    """A few training pictures and random variants of them, one row for each augmentation and picture.
+
+    Args:
+        data: The data set.
+        pictures: How many training pictures, drawn at random.
+        variants: How many variants of each.
+        seed: For the choice of the pictures and their variants.
+    """
+    chosen = np.random.default_rng(seed).choice(len(data.x_train), pictures, replace=False)
+    kinds = [kind for kind in AUGMENTATIONS if kind != "none"]
+    figure, grid = _new_figure(
+        len(kinds) * pictures, variants + 1, figsize=(1.05 * (variants + 1) + 0.5, 1.1 * len(kinds) * pictures + 0.5)
+    )
+    for number, (kind, row) in enumerate((kind, row) for kind in kinds for row in chosen):
+        image = data.x_train[row]
+        copies = augment(np.repeat(image[np.newaxis], variants, axis=0), kind, seed=seed + 1).numpy()
+        _show_picture(grid[number, 0], image, "original")
+        for axes, copy in zip(grid[number, 1:], copies, strict=True):
+            _show_picture(axes, copy)
+        grid[number, 1].set_title(kind, fontsize=9, loc="left", color=_BLUE)
+    return figure
+
+
+def plot_spread(accuracies: Mapping[str, Sequence[float]], *, title: str = "", xlabel: str = "accuracy") -> Figure:
+    """Accuracies of several trainings each of some variants: a dot a training, a bar at the mean.
+
+    Args:
+        accuracies: For each variant's label, top to bottom, its accuracies, 0 to 1.
+        title: Above the panel.
+        xlabel: What was measured.
+    """
+    figure, ((axes,),) = _new_figure(figsize=(7.5, 0.42 * len(accuracies) + 1.3))
+    for place, values in enumerate(accuracies.values()):
+        axes.plot(values, [place] * len(values), "o", color=_BLUE, alpha=0.7)
+        axes.plot([np.mean(values)], [place], "|", color=_ORANGE, markersize=16, markeredgewidth=2.5)
+    axes.set(xlabel=xlabel, yticks=range(len(accuracies)), yticklabels=list(accuracies), title=title)
+    axes.invert_yaxis()
+    axes.margins(y=0.15)
+    axes.grid(axis="x", alpha=0.3)
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=1))
+    return figure
+
+
+def plot_learning_curve(accuracies: Mapping[int, Sequence[float]], *, title: str = "") -> Figure:
+    """Accuracy against the number of training pictures, on a logarithmic scale: a dot a training, a line at the mean.
+
+    Args:
+        accuracies: For each number of training pictures the accuracies reached, 0 to 1.
+        title: Above the panel.
+    """
+    figure, ((axes,),) = _new_figure(figsize=(6, 3.8))
+    sizes = sorted(accuracies)
+    for size in sizes:
+        axes.plot([size] * len(accuracies[size]), accuracies[size], "o", color=_BLUE, alpha=0.7)
+    axes.plot(sizes, [np.mean(accuracies[size]) for size in sizes], color=_ORANGE)
+    axes.set_xscale("log")
+    axes.set(xticks=sizes, xlabel="training pictures", ylabel="validation accuracy", title=title)
+    axes.set_xticklabels([f"{size:,}" for size in sizes])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
+    return figure
+
+
 def plot_class_counts(data: Dataset) -> Figure:
     """How many training and test pictures each class has."""
     figure, ((axes,),) = _new_figure(figsize=(7.5, 0.32 * len(data.class_names) + 1))
@@ -284,6 +350,33 @@ def plot_confidence(evaluation: Evaluation) -> Figure:
     )
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.legend(frameon=False, loc="upper left")
+    return figure
+
+
+def plot_reliability(evaluation: Evaluation, *, bins: int = 15) -> Figure:
+    """Accuracy against confidence, in equal ranges of confidence, and how many pictures each range has.
+
+    Where confidence means what it says, the points lie on the diagonal: of the pictures called with 80 %, 80 % are
+    right. The bars are 95 % intervals of the accuracy (Wilson, 1927).
+    """
+    from scipy.stats import binomtest
+
+    counts, confidence, accuracy = evaluation.calibration(bins)
+    figure, ((axes,), (below,)) = _new_figure(2, 1, figsize=(5.2, 5.4), height_ratios=[3, 1], sharex=True)
+    filled = np.flatnonzero(counts)
+    bounds = np.array(
+        [binomtest(round(accuracy[i] * counts[i]), int(counts[i])).proportion_ci(method="wilson") for i in filled]
+    ).T
+    axes.plot([0, 1], [0, 1], color=_GREY, linestyle="--", linewidth=1, label="confidence as good as its word")
+    spread = np.abs(bounds - accuracy[filled])
+    axes.errorbar(confidence[filled], accuracy[filled], yerr=spread, fmt="o-", color=_BLUE, markersize=4, capsize=2)
+    axes.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+    axes.set_title(f"expected calibration error {evaluation.calibration_error(bins):.3f}, {evaluation.source}")
+    axes.legend(frameon=False, loc="upper left", fontsize=9)
+    below.bar((np.arange(bins) + 0.5) / bins, counts, width=0.9 / bins, color=_GREY)
+    below.set(xlabel="confidence", ylabel="pictures")
+    for each in (axes.xaxis, axes.yaxis):
+        each.set_major_formatter(PercentFormatter(1, decimals=0))
     return figure
 
 

@@ -1,0 +1,203 @@
+"""`make bench`: side by side with plain Keras and PyTorch; writes artifacts/benchmarks.json and the README's table.
+
+The rivals run in processes of their own (see rivals.py) and take turns, task by task, so that whatever slows the
+machine down slows all of them. Nothing else should run meanwhile. Takes some ten minutes on two cores.
+"""
+
+import datetime as dt
+import importlib.util
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from imgclassify import persistence, runtime
+from imgclassify.data import load_dataset
+
+PROJECT = Path(__file__).resolve().parents[2]
+ARTIFACTS = PROJECT / "artifacts"
+ROUNDS = 3
+TABLE = re.compile(r"(<!-- benchmarks -->\n).*?(<!-- end of benchmarks -->)", flags=re.DOTALL)
+
+
+class Rival:
+    """A process of rivals.py that waits for its turn."""
+
+    def __init__(self, name: str, *words: str):
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("rivals.py")), name, *words],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self.versions = self._answer()["versions"]
+
+    def measure(self, task: str) -> list[float]:
+        self._process.stdin.write(task + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait(timeout=60)
+
+    def _answer(self):
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit("A rival has died; run rivals.py by hand to see why.")
+        return json.loads(line)
+
+
+def take_turns(tasks: list[tuple[Rival, str, str]], rounds: int = ROUNDS) -> dict[str, list[float]]:
+    """Seconds of each task, `(rival, task, label)`, over some rounds in which each has its turn."""
+    times: dict[str, list[float]] = {label: [] for *_, label in tasks}
+    for number in range(rounds):
+        for rival, task, label in tasks:
+            times[label] += rival.measure(task)
+            print(f"round {number + 1}: {label}: {statistics.median(times[label]):.4g}", flush=True)
+    return times
+
+
+def training(with_torch: bool) -> tuple[dict, dict]:
+    rivals = {"Keras `fit`": Rival("keras"), "ours": Rival("ours"), "ours, float32": Rival("ours float32")}
+    if with_torch:
+        rivals["eager PyTorch"] = Rival("torch")
+    times = take_turns([(rival, "epoch", label) for label, rival in rivals.items()])
+    for rival in rivals.values():
+        rival.close()
+    return times, rivals["eager PyTorch"].versions if with_torch else {}
+
+
+def prediction(models: list[str], with_torch: bool) -> dict[str, list[float]]:
+    mine = Rival("predictions", *models)
+    tasks = []
+    for name in models:
+        tasks += [
+            (mine, f"predict_image {name}", f"`predict_image`, {name}"),
+            (mine, f"model.predict {name}", f"`model.predict`, {name}"),
+            (mine, f"10,000 pictures {name}", f"10,000 pictures, ours, {name}"),
+        ]
+    other = Rival("torch", *models) if with_torch else None
+    if other:
+        for name in models:
+            tasks += [
+                (other, f"one picture {name}", f"one picture, eager PyTorch, {name}"),
+                (other, f"10,000 pictures {name}", f"10,000 pictures, eager PyTorch, {name}"),
+            ]
+    times = take_turns(tasks)
+    times["growth of memory (MiB)"] = mine.measure("growth")
+    for rival in filter(None, (mine, other)):
+        rival.close()
+    return times
+
+
+def start_up() -> dict[str, list[float]]:
+    python = [sys.executable, "-c"]
+    commands = {
+        "`import imgclassify`": [*python, "import imgclassify"],
+        "`imgclassify --help`": [sys.executable, "-m", "imgclassify.cli", "--help"],
+        "`import tensorflow`": [*python, "import tensorflow"],
+    }
+    times: dict[str, list[float]] = {label: [] for label in commands}
+    for _ in range(5):
+        for label, command in commands.items():
+            started = time.perf_counter()
+            subprocess.run(command, check=True, capture_output=True)
+            times[label].append(time.perf_counter() - started)
+    return times
+
+
+def summary(times: dict[str, list[float]]) -> dict[str, dict]:
+    return {
+        label: {"median": statistics.median(each), "lowest": min(each), "highest": max(each), "measured": len(each)}
+        for label, each in times.items()
+    }
+
+
+def table(result: dict) -> str:
+    train, predict, start = result["training"], result["prediction"], result["start_up"]
+    fit = train["Keras `fit`"]["median"]
+
+    def seconds(entry: dict) -> str:
+        low, middle, high = entry["lowest"], entry["median"], entry["highest"]
+        if middle >= 1:
+            return f"{middle:.1f} s ({low:.1f} to {high:.1f})"
+        return f"{middle * 1000:.2g} ms" if middle < 0.1 else f"{middle * 1000:.0f} ms"
+
+    lines = ["| what | median (spread) | ratio |", "|---|---|---|"]
+    for label, entry in train.items():
+        detail = f", {result['precision']}" if label == "ours" else ""
+        lines.append(f"| an epoch of the baseline, {label}{detail} | {seconds(entry)} | {entry['median'] / fit:.2f} |")
+    for recipe, walls in result["wall_times_s"].items():
+        wall = statistics.median(walls)
+        lines.append(
+            f"| the whole recipe {recipe}, from {len(walls)} manifest{'s' * (len(walls) > 1)} | "
+            f"{wall / 60:.1f} min | as {wall / fit:.0f} epochs of Keras `fit` |"
+        )
+    for name in result["models"]:
+        slow = predict[f"`model.predict`, {name}"]["median"]
+        for label in (f"`model.predict`, {name}", f"`predict_image`, {name}", f"one picture, eager PyTorch, {name}"):
+            if label in predict:
+                lines.append(f"| {label} | {seconds(predict[label])} | {predict[label]['median'] / slow:.4f} |")
+        ours = predict[f"10,000 pictures, ours, {name}"]["median"]
+        for label in (f"10,000 pictures, ours, {name}", f"10,000 pictures, eager PyTorch, {name}"):
+            if label in predict:
+                lines.append(f"| {label} | {seconds(predict[label])} | {predict[label]['median'] / ours:.2f} |")
+    slow = start["`import tensorflow`"]["median"]
+    lines += [f"| {label} | {seconds(entry)} | {entry['median'] / slow:.3f} |" for label, entry in start.items()]
+    machine, versions = result["machine"], result["versions"]
+    growth = predict["growth of memory (MiB)"]["median"]
+    notes = [
+        f"On {machine['cores']} cores of an {machine['processor']}, {result['data']}, {result['created'][:10]}:",
+        "medians with lowest and highest, rivals taking turns.",
+        "One picture through `predict_image` includes test-time augmentation where the model has it.",
+        f"Growth of memory over 10,000 predictions: {growth:.1f} MiB.",
+        *([] if "torch" in versions else ["PyTorch was not installed."]),
+        ", ".join(f"{name} {version}" for name, version in versions.items() if name != "imgclassify") + ".",
+    ]
+    return "\n".join(lines) + "\n\n" + " ".join(notes) + "\n"
+
+
+def main() -> None:
+    data = load_dataset("cifar10", offline=True)
+    with_torch = importlib.util.find_spec("torch") is not None
+    print("PyTorch takes part." if with_torch else "PyTorch is not installed, and left out.", flush=True)
+    os.environ.pop("IMGCLASSIFY_ARTIFACTS_DIR", None)  # the shipped models are measured
+    manifests = {path: persistence.read_manifest(path) for path in persistence.list_models()}
+    models = ["baseline", *sorted({manifest["recipe"]["name"] for manifest in manifests.values()} & {"best"})]
+    records = (
+        json.loads((ARTIFACTS / "accuracies.json").read_text()) if (ARTIFACTS / "accuracies.json").exists() else []
+    )
+    walls: dict[str, list[float]] = {}
+    for record in records:
+        if record["trained_by"] == "imgclassify":
+            walls.setdefault(record["recipe"]["name"], []).append(record["wall_time_s"])
+    train, torch_versions = training(with_torch)
+    result = {
+        "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        "data": data.source,
+        "machine": runtime.describe_machine(),
+        "versions": runtime.describe_versions() | torch_versions,
+        "precision": runtime.default_precision(),
+        "models": models,
+        "training": summary(train),
+        "prediction": summary(prediction(models, with_torch)),
+        "start_up": summary(start_up()),
+        "wall_times_s": walls,
+    }
+    (ARTIFACTS / "benchmarks.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    readme = PROJECT / "README.md"
+    text = table(result)
+    print(text)
+    readme.write_text(
+        TABLE.sub(lambda match: match[1] + text + match[2], readme.read_text(encoding="utf-8")), encoding="utf-8"
+    )
+
+
+if __name__ == "__main__":
+    main()
