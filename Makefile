@@ -7,7 +7,7 @@ PYTHON ?= $(shell for python in python3.12 python3.11 python3.13 python3 python;
 	&& { echo "$$python"; break; }; done)
 IMAGE ?=
 
-.PHONY: help run test test-browser lab app notebooks screenshots lint clean
+.PHONY: help run test test-browser lab app notebooks screenshots bench reproduce lint clean
 
 help:
 	@echo "make run [IMAGE=photo.jpg]  find the data, load or train the baseline, evaluate, plot, classify"
@@ -17,6 +17,8 @@ help:
 	@echo "make app                    serve upload and camera as a page without code, on this computer only"
 	@echo "make notebooks              run all notebooks at full settings and store their outputs"
 	@echo "make screenshots            take the README's screenshots in a real browser"
+	@echo "make bench                  measure speed side by side with plain Keras and PyTorch; writes the README's table"
+	@echo "make reproduce              train anew what is shipped (about two hours)"
 	@echo "make lint                   check the style of code and notebooks"
 	@echo "make clean                  remove .venv"
 
@@ -60,6 +62,12 @@ notebooks: $(VENV)/.installed-test
 
 screenshots: $(VENV)/.installed-test
 	IMGCLASSIFY_SCREENSHOTS=artifacts/screenshots $(BIN)/python -m pytest -m browser tests/browser/test_user_day.py
+
+bench: $(VENV)/.installed-test
+	$(BIN)/python tests/benchmarks/bench.py
+
+reproduce: $(VENV)/.installed
+	$(BIN)/python tests/benchmarks/reproduce.py
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -114,7 +114,7 @@ def test_wrong_usage_ends_with_2_and_a_word_on_standard_error(arguments, capsys)
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["train", "best"], "Unknown recipe: use one of"),
+        (["train", "better"], "Unknown recipe: use one of"),
         (["train", "--data", "digits", "--epochs", "0"], "epochs must be at least 1. Received: epochs=0"),
         (["train", "--data", "nonesuch"], 'Unknown data set "nonesuch"'),
         (["evaluate", "nonesuch"], 'No model for "nonesuch"'),

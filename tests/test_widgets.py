@@ -237,13 +237,15 @@ def test_start_returns_at_once_trains_in_the_background_and_keeps_a_run(panel):
 
 def test_the_controls_reach_the_training(panel):
     panel.learning_rate.value, panel.seed.value, panel.share.value = 0.005, 7, 0.5
+    panel.augmentation.value = "flip"
     panel.start.click()
     assert panel.wait(60)
     manifest = panel.model.manifest
-    assert {key: manifest["recipe"][key] for key in ("epochs", "batch_size", "learning_rate")} == {
+    assert {key: manifest["recipe"][key] for key in ("epochs", "batch_size", "learning_rate", "augmentation")} == {
         "epochs": 2,
         "batch_size": 16,
         "learning_rate": 0.005,
+        "augmentation": "flip",
     }
     assert (manifest["seed"], manifest["share"], manifest["dataset"]["training_pictures"]) == (7, 0.5, 24)
 

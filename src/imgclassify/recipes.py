@@ -26,7 +26,7 @@ class Recipe:
         label_smoothing: Share of the target probability that is spread over all classes (Szegedy et al., 2016).
         growing: Train the first three quarters of the steps on pictures shrunk to 5/8, 6/8 and 7/8 of their size
             (progressive resizing; Howard, 2018), which is quicker. Not for the baseline, whose size is fixed.
-        tta: Test-time augmentation: predictions are means over shifted and mirrored views of a picture.
+        tta: Test-time augmentation: predictions are means over a picture and its mirror image.
         validation_fraction: Share of the training data that is held out for validation.
     """
 

@@ -5,7 +5,7 @@ import datetime as dt
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -130,7 +130,7 @@ def train_model(
                 manifest["metrics"] = {}
                 model.manifest = manifest
                 if history["loss"]:
-                    progress.update("calibrating on the validation pictures")
+                    progress.log("calibrating on the validation pictures")
                     manifest |= calibrate(model, data.x_train[val_rows], data.y_train[val_rows])
                     manifest["metrics"] = measure("val", model, data.x_train[val_rows], data.y_train[val_rows])
                 model.manifest = manifest
@@ -155,6 +155,41 @@ def train_model(
                 f"are kept as the run {run.parent.name}."
             )
     return model, history
+
+
+def train_variants(
+    recipe: str | Recipe,
+    data,
+    variants: Mapping[str, dict[str, object]],
+    *,
+    seeds: Sequence[int] = (0, 1),
+    **settings,
+) -> dict[str, list[dict]]:
+    """Train variants of a recipe, each with several seeds, for a fair comparison.
+
+    Args:
+        recipe: As for `train_model`.
+        data: As for `train_model`.
+        variants: For each variant's label the options of `train_model` that make it, for instance
+            `{"as it is": {}, "half the data": {"share": 0.5}}`.
+        seeds: One training each; in short mode only the first.
+        **settings: Options of `train_model` for all of them.
+
+    Returns:
+        For each label the manifests of its runs, in the order of the seeds.
+
+    Raises:
+        KeyboardInterrupt: A training was interrupted; the runs so far are kept.
+        DatasetError, ValueError: As for `train_model`.
+    """
+    manifests: dict[str, list[dict]] = {}
+    for label, options in variants.items():
+        for seed in seeds[:1] if runtime.short_mode() else seeds:
+            model, _ = train_model(recipe, data, seed=seed, **settings | options)
+            if model.manifest["status"] != "complete":
+                raise KeyboardInterrupt
+            manifests.setdefault(label, []).append(model.manifest)
+    return manifests
 
 
 def train_or_load_model(
