@@ -229,7 +229,7 @@ def test_calibration_lowers_the_error_of_an_overconfident_model_and_no_class_cha
     keras = runtime.keras()
     layers = keras.layers
     model = keras.Sequential([layers.Input((32, 32, 3)), layers.GlobalAveragePooling2D(), layers.Dense(3, "softmax")])
-    model.layers[-1].set_weights([np.eye(3, dtype=np.float32) * 30, np.zeros(3, np.float32)])
+    model.layers[-1].set_weights([np.eye(3, dtype=np.float32) * 12, np.zeros(3, np.float32)])
     labels = np.where(np.arange(60) % 3 == 0, (tiny.y_train + 1) % 3, tiny.y_train)  # a third is wrong
     names = ("red", "green", "blue")
     model.manifest = {"class_names": names}

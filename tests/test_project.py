@@ -1,6 +1,8 @@
 """README, Makefile, environment.yml, pyproject.toml and .ci/run say the same."""
 
+import json
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -133,3 +135,26 @@ def test_no_tracked_file_is_large():
     sizes = {name: (PROJECT / name).stat().st_size for name in files if name and (PROJECT / name).exists()}
     assert all(size < 10_000_000 for size in sizes.values()), sizes
     assert sum(sizes.values()) < 40_000_000
+
+
+SHIPPED = sorted((PROJECT / "artifacts").glob("cifar10_*.json"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_the_readme_gives_the_figures_of_each_shipped_models_manifest(path):
+    metrics = json.loads(path.read_text(encoding="utf-8"))["metrics"]
+    assert f"{metrics['test_accuracy']:.2%}".replace("%", " %") in README
+    assert path.with_suffix("").name in README
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_model_means_what_its_confidence_says(path):
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    assert 0.25 < manifest["temperature"] < 4
+    assert manifest["metrics"]["test_calibration_error"] <= 0.02
+
+
+def test_the_readmes_table_of_speed_is_that_of_the_record():
+    bench = runpy.run_path(str(PROJECT / "tests" / "benchmarks" / "bench.py"), run_name="bench")
+    result = json.loads((PROJECT / "artifacts" / "benchmarks.json").read_text(encoding="utf-8"))
+    assert bench["TABLE"].search(README)[0].count(bench["table"](result)) == 1
