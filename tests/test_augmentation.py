@@ -52,18 +52,18 @@ def test_shift_moves_by_up_to_two_pixels_each_way_with_the_border_reflected(pict
     assert {each.tobytes() for each in found} == known
 
 
-def test_cutout_hides_one_square_of_ten_pixels_anywhere(pictures):
+def test_cutout_hides_one_square_of_twelve_pixels_anywhere(pictures):
     image = np.full((32, 32, 3), 200, np.uint8)
     found = augment(copies(image), "flip+shift+cutout", seed=4).numpy()
     places = set()
     for each in found:
         hidden = (each != 200).all(axis=-1)
         rows, columns = np.flatnonzero(hidden.any(axis=1)), np.flatnonzero(hidden.any(axis=0))
-        assert hidden.sum() == 100
-        assert (np.ptp(rows), np.ptp(columns)) == (9, 9)
+        assert hidden.sum() == 144
+        assert (np.ptp(rows), np.ptp(columns)) == (11, 11)
         places.add((rows[0], columns[0]))
-    assert {row for row, _ in places} == set(range(23))
-    assert {column for _, column in places} == set(range(23))
+    assert {row for row, _ in places} == set(range(21))
+    assert {column for _, column in places} == set(range(21))
 
 
 def test_the_same_seed_gives_the_same_variants_and_another_others(pictures):

@@ -107,6 +107,13 @@ def airbench(pictures):
     return model
 
 
+def test_airbench_has_2283336_parameters_of_which_the_whitening_is_fixed(airbench):
+    assert airbench.count_params() == 2_283_336
+    assert airbench.count_params() * 4 < 10_000_000  # bytes, to be shipped
+    fixed = sum(weights.size for weights in airbench.get_layer("whitening").get_weights())
+    assert fixed == 12 * 24 + 24
+
+
 def test_airbench_is_made_of_kerass_own_layers_and_ends_in_probabilities(airbench, pictures):
     assert all(type(layer).__module__.startswith("keras.") for layer in airbench.layers)
     output = np.asarray(airbench(pictures[:4].astype(np.float32) / 255))
@@ -164,6 +171,29 @@ def test_fused_batch_normalisation_trains_like_kerass_own(airbench, pictures):
     for ours, theirs in zip(copy.get_weights(), own.get_weights(), strict=True):
         assert ours == pytest.approx(theirs, rel=0.05, abs=1e-3)  # the unbiased variance differs by n / (n - 1)
     assert not np.array_equal(copy.get_weights()[-2], airbench.get_weights()[-2])  # the moving averages have moved
+
+
+@pytest.mark.parametrize("architecture", ["baseline", "airbench"])
+def test_a_training_copy_has_the_same_gradients(architecture, pictures):
+    tf = runtime.tensorflow()
+    model = build_model(architecture)
+    whiten(model, pictures)
+    x, gradients = pictures[:8] / np.float32(255), []
+    for network in (model, training_copy(model, "float32")):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(network(x)[:, 0])
+        gradients.append(tape.gradient(loss, network.trainable_variables))
+    for one, other in zip(*gradients, strict=True):
+        scale = float(np.abs(one).max())
+        assert np.asarray(other) == pytest.approx(np.asarray(one), abs=1e-4 * scale)
+
+
+def test_moving_averages_weigh_a_step_the_same_with_any_number_of_towers(airbench):
+    momenta = []
+    for towers in (1, 4):
+        copy = training_copy(airbench, "float32", towers=towers)
+        momenta.append([layer.momentum**towers for layer in copy.layers if hasattr(layer, "momentum")])
+    assert momenta[0] == pytest.approx(momenta[1])
 
 
 def test_a_training_copy_of_airbench_takes_smaller_pictures(airbench, pictures):

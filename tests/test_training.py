@@ -10,7 +10,8 @@ import pytest
 from imgclassify import runtime, training
 from imgclassify.data import DatasetError
 from imgclassify.evaluation import evaluate_model
-from imgclassify.models import build_model, training_copy
+from imgclassify.models import build_model
+from imgclassify.optimization import build_optimizer
 from imgclassify.persistence import ModelFileError, load_model, save_model
 from imgclassify.progress import Progress, format_seconds
 from imgclassify.recipes import Recipe, get_recipe
@@ -512,7 +513,7 @@ SMALL = Recipe("small", architecture="airbench", epochs=4, batch_size=16, optimi
 def loop_on(tiny, recipe: Recipe, precision: str = "float32") -> training.Loop:
     runtime.set_seed(0)
     model = build_model(recipe.architecture, num_classes=3)
-    return training.Loop(training_copy(model, precision), recipe, precision, tiny.x_train, tiny.y_train, seed=0)
+    return training.Loop(model, recipe, precision, tiny.x_train, tiny.y_train, seed=0)
 
 
 def test_growing_pictures_have_four_sizes_for_a_quarter_of_the_steps_each(tiny):
@@ -565,15 +566,15 @@ def test_long_epochs_come_back_in_between(tiny, monkeypatch):
     assert shares == pytest.approx([i / 8 for i in range(1, 9)])
 
 
-def test_towers_change_nothing_but_the_time(tiny, monkeypatch):
+def test_towers_give_the_same_gradients(tiny, monkeypatch):
     recipe = replace(SMALL, architecture="baseline", optimizer="adam", learning_rate=1e-3)
     weights = []
     for towers in (1, 2):
         monkeypatch.setattr(runtime, "towers", lambda batch_size, towers=towers: towers)
         loop = loop_on(tiny, recipe)
-        loop._network.layers[-2].rate = 0.0  # dropout draws for each tower
+        loop.network.layers[-2].rate = 0.0  # dropout draws for each tower
         list(loop.run_epoch(0))
-        weights.append(loop._network.get_weights())
+        weights.append(loop.network.get_weights())
     for one, other in zip(*weights, strict=True):
         assert one == pytest.approx(other, abs=2e-4)
 
@@ -585,15 +586,53 @@ def test_a_linear_schedule_ends_at_zero(tiny):
     assert float(loop._optimizer.learning_rate) == 0.0
 
 
-def test_muon_changes_a_kernel_by_the_learning_rate(tiny):
-    loop = loop_on(tiny, replace(SMALL, learning_rate=0.05))
-    kernel = next(v for v in loop._network.trainable_variables if len(v.shape) == 4)
-    before = np.asarray(kernel)
-    before = before * (before.shape[-1] ** 0.5 / np.linalg.norm(before))
-    monkey = next(iter(loop.run_epoch(0)))
-    assert monkey > 0
-    after = np.asarray(kernel)
-    assert np.linalg.norm(after - before) < 4 * 0.06 * before.shape[-1] ** 0.5  # four steps of at most that
+def test_a_step_of_muon_goes_against_the_gradient_along_all_its_directions_alike():
+    optimizer = build_optimizer(replace(SMALL, learning_rate=0.05), 1)
+    rng = np.random.default_rng(0)
+    before, gradient = (rng.normal(size=(3, 3, 4, 8)).astype(np.float32) for _ in range(2))
+    kernel = runtime.keras().Variable(before)
+    optimizer.build([kernel])
+    optimizer.apply([gradient], [kernel])
+    step = np.asarray(kernel) - before * (8**0.5 / np.linalg.norm(before))
+    left, _, right = np.linalg.svd(gradient.reshape(36, 8), full_matrices=False)
+    directions = -left.T @ step.reshape(36, 8) @ right.T / 0.05
+    assert np.diag(directions).min() > 0.4  # three Newton-Schulz iterations come near one
+    assert np.diag(directions).max() < 1.3
+    assert directions - np.diag(np.diag(directions)) == pytest.approx(0, abs=0.05)
+
+
+def test_a_training_to_nothing_is_kept_with_its_record(tiny):
+    with np.errstate(all="ignore"):
+        _, history = train_model("baseline", tiny, learning_rate=1e30, **QUICK)
+    assert not np.isfinite(history["loss"][-1])
+    (run,) = runs()
+    assert run["status"] == "complete"
+    assert load_model(run["run"]).manifest["temperature"] == 1.0
+
+
+def test_what_comes_between_training_and_calibrating_loses_no_weights(tiny, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "calibrate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train_model("baseline", tiny, **QUICK)
+    (run,) = runs()
+    assert load_model(run["run"]).manifest["metrics"] == {}
+
+
+def test_a_batch_is_no_larger_than_the_data(tiny):
+    loop = loop_on(tiny, replace(SMALL, batch_size=4096))
+    assert list(loop.run_epoch(0)) == [1.0]
+    assert loop._batch == len(tiny.x_train)
+
+
+def test_the_work_of_growing_pictures_goes_by_their_area(tiny):
+    loop = loop_on(tiny, replace(SMALL, epochs=4, growing=True))
+    areas = np.array([25, 36, 49, 64])
+    done = [loop.work_done(epochs) for epochs in (0, 1, 2, 3, 4)]
+    assert done == pytest.approx([0, *np.cumsum(areas) / areas.sum()])
+    assert loop_on(tiny, SMALL).work_done(SMALL.epochs / 2) == 0.5
 
 
 def test_a_small_airbench_learns_with_all_parts_on(tiny):
@@ -618,6 +657,7 @@ def test_an_unknown_precision_is_refused_before_training(tiny):
     ("settings", "said"),
     [
         ({"optimizer": "sgd"}, "optimizer must be one of adam, muon"),
+        ({"optimizer": "muon", "architecture": "baseline"}, "optimizer must be adam for the baseline network"),
         ({"schedule": "cosine"}, "schedule must be one of constant, linear"),
         ({"label_smoothing": 1.0}, "label_smoothing must be at least 0 and below 1"),
         ({"augmentation": "rotate"}, "augmentation must be one of none, flip"),

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import io
 import json
+import math
 import pickle
 import re
 import shutil
@@ -292,15 +293,18 @@ def near_duplicates(data: Dataset, *, count: int = 8) -> list[tuple[int, int, fl
 
 
 def stratified_split(y: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers of two parts with the classes in proportion, the second holding `fraction` of all; each sorted.
+    """Row numbers of two parts with the classes in proportion; each sorted.
+
+    The second holds `fraction` of all rows, and at least as many as there are classes.
 
     Raises:
         DatasetError: Some class has too few members for both parts.
     """
     from sklearn.model_selection import train_test_split
 
+    count = max(math.ceil(fraction * len(y)), len(np.unique(y)))
     try:
-        first, second = train_test_split(np.arange(len(y)), test_size=fraction, stratify=y, random_state=seed)
+        first, second = train_test_split(np.arange(len(y)), test_size=count, stratify=y, random_state=seed)
     except ValueError as error:
         raise DatasetError(
             f"The {len(y)} pictures cannot be split {1 - fraction:.0%} to {fraction:.0%} "

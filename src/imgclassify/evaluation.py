@@ -67,7 +67,7 @@ class Evaluation:
         Returns:
             Three arrays (bins,): int64 counts, and float64 means, NaN where a range has no picture.
         """
-        which = np.minimum((self.confidence * bins).astype(int), bins - 1)
+        which = np.minimum((np.nan_to_num(self.confidence) * bins).astype(int), bins - 1)
         counts = np.bincount(which, minlength=bins)
         with np.errstate(invalid="ignore"):
             confidence, accuracy = (
@@ -79,7 +79,7 @@ class Evaluation:
     def calibration_error(self, bins: int = 15) -> float:
         """Expected calibration error: mean distance of confidence and accuracy, 0 to 1 (Guo et al., 2017)."""
         counts, confidence, accuracy = self.calibration(bins)
-        return float(np.nansum(counts * np.abs(confidence - accuracy)) / counts.sum())
+        return float(np.where(counts, counts * np.abs(confidence - accuracy), 0).sum() / counts.sum())
 
     @property
     def confusion(self) -> np.ndarray:
@@ -188,6 +188,8 @@ def calibrate(model, x: np.ndarray, y: np.ndarray) -> dict[str, float]:
     def loss(log_temperature: float) -> float:
         return -log_softmax(logits / np.exp(log_temperature), axis=1)[rows, measured.labels].mean()
 
+    if not np.isfinite(logits).all():
+        return {"temperature": 1.0}  # a training that has come to nothing
     # Between a quarter and four: a few pictures, all right, would ask for a temperature of zero.
     temperature = float(np.exp(minimize_scalar(loss, bounds=(-np.log(4), np.log(4)), method="bounded").x))
     fold_temperature(model, temperature)

@@ -50,6 +50,8 @@ class Recipe:
             ("epochs", self.epochs >= 1, "at least 1"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
             ("optimizer", self.optimizer in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}"),
+            # Muon scales kernels, which the network must be indifferent to.
+            ("optimizer", (self.optimizer, self.architecture) != ("muon", "baseline"), "adam for the baseline network"),
             ("learning_rate", self.learning_rate > 0, "above 0"),
             ("schedule", self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
             ("label_smoothing", 0 <= self.label_smoothing < 1, "at least 0 and below 1"),

@@ -25,6 +25,7 @@ from imgclassify.recipes import Recipe, check_name, get_recipe, recorded_setting
 HISTORY_KEYS = ("loss", "accuracy", "val_loss", "val_accuracy")
 _SHORT_EPOCHS = 3  # in short mode
 _CHUNK_SECONDS = 0.3  # the longest the compiled loop goes on before it looks at Stop, but for the step it is in
+_STAGES = (5, 6, 7, 8)  # eighths of the pictures' size, where they grow
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 _RUN_OPTIONS = (
     "seed",
@@ -69,7 +70,8 @@ def train_model(
         precision: "float32", "mixed_float16" or "mixed_bfloat16"; "auto" is `runtime.default_precision()`.
             The saved and returned model is float32 in any case.
         name: Name of the run; default: the recipe's.
-        stop: Set from another thread, it ends the training within about half a second.
+        stop: Set from another thread, it ends the training after the step that is being computed; a step of the
+            baseline takes milliseconds, one of "fast" about a second on two cores.
         on_epoch: Called after every epoch with the history so far.
         show_progress: Show one line an epoch, with the time left.
         progress: Where to show it; default: the terminal or the notebook's cell.
@@ -98,7 +100,7 @@ def train_model(
 
     runtime.set_seed(seed)
     model = build_model(recipe.architecture, input_shape=data.x_train.shape[1:], num_classes=len(data.class_names))
-    whiten(model, data.x_train[train_rows])
+    whiten(model, data.x_train[train_rows[:: max(1, len(train_rows) // 5000)]])
     run = _new_run(name or recipe.name)
     manifest = {"run": run.parent.name} | _new_manifest(
         recipe, seed, share, precision, data, len(train_rows), len(val_rows)
@@ -125,16 +127,16 @@ def train_model(
             model.set_weights(watch.weights if status == "complete" else watch.best_weights)
         manifest |= {"status": status, "history": history, "wall_time_s": round(time.monotonic() - started, 1)}
         if failure is None or history["loss"]:
-            with contextlib.suppress(OSError) if failure else contextlib.nullcontext():
+            with contextlib.suppress(Exception) if failure else contextlib.nullcontext():
                 model.compile(loss="categorical_crossentropy", metrics=["accuracy"])
-                manifest["metrics"] = {}
-                model.manifest = manifest
+                model.manifest = manifest | {"metrics": {}}
+                persistence.save_model(model, run)  # as it is: whatever happens from here on, the weights are kept
                 if history["loss"]:
                     progress.log("calibrating on the validation pictures")
                     manifest |= calibrate(model, data.x_train[val_rows], data.y_train[val_rows])
                     manifest["metrics"] = measure("val", model, data.x_train[val_rows], data.y_train[val_rows])
-                model.manifest = manifest
-                persistence.save_model(model, run)
+                    model.manifest = manifest
+                    persistence.save_model(model, run, replace=True)
         else:
             persistence.write_manifest(run, manifest)
         if isinstance(failure, runtime.tensorflow().errors.ResourceExhaustedError):
@@ -204,7 +206,7 @@ def train_or_load_model(
 
     The published file is `cifar10_model.h5` for the baseline on CIFAR-10, `<data>_model.keras` for other data and
     `<data>_<recipe>.keras` for other recipes, in the artifacts folder. A training becomes the published file only
-    when it is complete; interrupted, it stays a run. On publication the test data is read once, for the record.
+    when it is complete; interrupted, it stays a run. On publication the test data is measured, for the record.
 
     Args:
         recipe: As for `train_model`.
@@ -296,48 +298,51 @@ def _fit(
     watch: "_Watch",
 ) -> None:
     """Train a copy of the model, of which `watch` keeps the weights."""
-    network = training_copy(model, precision)
-    loop = Loop(network, recipe, precision, data.x_train[train_rows], data.y_train[train_rows], seed)
+    loop = Loop(model, recipe, precision, data.x_train[train_rows], data.y_train[train_rows], seed)
     x_val, y_val = data.x_train[val_rows], data.y_train[val_rows]
     try:
         for epoch in range(recipe.epochs):
             watch.epoch_begins(epoch)
             for done in loop.run_epoch(epoch):
-                watch.goes_on(done)
-            probabilities = predict_probabilities(network, x_val, on_batch=watch.obey)
+                watch.goes_on(done, loop.work_done(epoch + done))
+            probabilities = predict_probabilities(loop.network, x_val, on_batch=watch.obey)
             validation = Evaluation(probabilities, y_val, data.class_names)
-            watch.epoch_ends((loop.loss, loop.accuracy, validation.loss, validation.accuracy), network.get_weights())
+            numbers = (loop.loss, loop.accuracy, validation.loss, validation.accuracy)
+            watch.epoch_ends(numbers, loop.network.get_weights(), loop.work_done(epoch + 1))
     finally:
         if watch.weights is None:  # stopped in the first epoch
-            watch.weights = watch.best_weights = network.get_weights()
+            watch.weights = watch.best_weights = loop.network.get_weights()
 
 
 class Loop:
-    """Trains a network epoch by epoch, by compiled functions that each run for a third of a second or so.
+    """Trains a network epoch by epoch, by compiled functions that run for a third of a second or one step each.
 
     Keras' `fit` with a `train_step` like `_step` and many steps an execution took a tenth longer for the baseline in
     bfloat16 (two cores of an AMD EPYC), and its executions are a number of steps, not a time.
 
     Attributes:
+        network: What is trained, a copy of the model; see `training_copy`.
         loss, accuracy: Means over the last epoch's batches, as they were trained on.
     """
 
-    def __init__(self, network, recipe: Recipe, precision: str, pictures: np.ndarray, labels: np.ndarray, seed: int):
+    def __init__(self, model, recipe: Recipe, precision: str, pictures: np.ndarray, labels: np.ndarray, seed: int):
         tf = runtime.tensorflow()
-        self._network, self._recipe, self._classes = network, recipe, network.output_shape[-1]
+        self._batch = min(recipe.batch_size, len(pictures))
+        self._towers = runtime.towers(self._batch)
+        self.network = training_copy(model, precision, towers=self._towers)
+        self._recipe, self._classes = recipe, model.output_shape[-1]
         self._pictures, self._labels = tf.constant(pictures), tf.constant(labels, tf.int32)
-        self._steps = -(-len(pictures) // recipe.batch_size)
+        self._steps = -(-len(pictures) // self._batch)
         self._random = np.random.default_rng(seed)
         # "Alternating flip" (Jordan, 2024): in turn as it is and mirrored, rather than by chance.
         self._mirrored_first = self._random.random(len(pictures)) < 0.5
         self._optimizer = build_optimizer(recipe, self._steps * recipe.epochs, scale_loss=precision == "mixed_float16")
-        self._optimizer.build(network.trainable_variables)
-        self._towers = runtime.towers(recipe.batch_size)
+        self._optimizer.build(self.network.trainable_variables)
         self._functions = {}  # by size of the pictures
 
     def run_epoch(self, epoch: int) -> Iterator[float]:
-        """Train for one epoch; yields the share of it that is done, every third of a second or so."""
-        tf, batch = runtime.tensorflow(), self._recipe.batch_size
+        """Train for one epoch; yields the share of it that is done, every third of a second or every step."""
+        tf, batch = runtime.tensorflow(), self._batch
         order = self._random.permutation(len(self._pictures))
         order = tf.constant(np.resize(order, self._steps * batch), tf.int32)  # the last batch is filled up
         mirrored = tf.constant(self._mirrored_first ^ bool(epoch % 2))
@@ -356,14 +361,22 @@ class Loop:
         if not self._recipe.growing:
             return tuple(full), self._steps
         total, before = self._steps * self._recipe.epochs, self._steps * epoch
-        stage = 4 * (before + step) // total
-        end = -(-(stage + 1) * total // 4) - before
-        return tuple(side * (5 + stage) // 8 for side in full), min(self._steps, end)
+        stage = len(_STAGES) * (before + step) // total
+        end = -(-(stage + 1) * total // len(_STAGES)) - before
+        return tuple(side * _STAGES[stage] // 8 for side in full), min(self._steps, end)
+
+    def work_done(self, epochs: float) -> float:
+        """Share of the whole training's work that these first epochs are, where a step costs as its pictures' area."""
+        share = epochs / self._recipe.epochs
+        if not self._recipe.growing:
+            return share
+        areas = [size * size for size in _STAGES]
+        return float(np.interp(share, np.linspace(0, 1, len(areas) + 1), np.cumsum([0, *areas])) / sum(areas))
 
     def _function(self, size: tuple[int, int]):
         """Steps from `step` to `end`, as far as time allows -> (next step, sum of losses, number of hits)."""
         if size not in self._functions:
-            tf, batch = runtime.tensorflow(), self._recipe.batch_size
+            tf, batch = runtime.tensorflow(), self._batch
 
             def advance(order, mirrored, step, end):
                 started = tf.timestamp()
@@ -393,10 +406,10 @@ class Loop:
         if size != tuple(x.shape[1:3]):
             x = tf.image.resize(x, size, antialias=True)
         labels = tf.gather(self._labels, rows)
-        variables, results = self._network.trainable_variables, []
+        variables, results = self.network.trainable_variables, []
         for pictures, answers in zip(tf.split(x, self._towers), tf.split(labels, self._towers), strict=True):
             with tf.GradientTape() as tape:
-                probabilities = self._network(pictures, training=True)
+                probabilities = self.network(pictures, training=True)
                 loss = tf.reduce_mean(
                     keras.losses.categorical_crossentropy(
                         tf.one_hot(answers, self._classes), probabilities, label_smoothing=self._recipe.label_smoothing
@@ -432,14 +445,12 @@ class _Watch:
     def epoch_begins(self, epoch: int) -> None:
         self._epoch, self._epoch_started = epoch, time.monotonic()
 
-    def goes_on(self, done: float) -> None:
+    def goes_on(self, done: float, work_done: float) -> None:
         self.obey()
         self._started = self._started or time.monotonic()
-        self._progress.update(
-            f"epoch {self._epoch + 1}/{self._epochs}  {done:4.0%}" + self._time_left(self._epoch + done)
-        )
+        self._progress.update(f"epoch {self._epoch + 1}/{self._epochs}  {done:4.0%}" + self._time_left(work_done))
 
-    def epoch_ends(self, numbers: tuple[float, ...], weights: list[np.ndarray]) -> None:
+    def epoch_ends(self, numbers: tuple[float, ...], weights: list[np.ndarray], work_done: float) -> None:
         for key, number in zip(HISTORY_KEYS, numbers, strict=True):
             self.history[key].append(number)
         accuracies = self.history["val_accuracy"]
@@ -450,7 +461,7 @@ class _Watch:
         took = time.monotonic() - self._epoch_started
         self._progress.log(
             f"epoch {self._epoch + 1:{len(str(self._epochs))}d}/{self._epochs}  {shown}  {took:.1f} s"
-            + self._time_left(self._epoch + 1)
+            + self._time_left(work_done)
         )
         self._on_epoch({key: list(values) for key, values in self.history.items()})
 
@@ -458,13 +469,9 @@ class _Watch:
         if self._stop is not None and self._stop.is_set():
             raise _StopTraining
 
-    def _time_left(self, epochs_done: float) -> str:
+    def _time_left(self, work_done: float) -> str:
         taken = time.monotonic() - self._started
-        return (
-            f"  {format_seconds(taken / epochs_done * (self._epochs - epochs_done))} left"
-            if taken > 2 and epochs_done < self._epochs
-            else ""
-        )
+        return f"  {format_seconds(taken / work_done - taken)} left" if taken > 2 and work_done < 1 else ""
 
 
 def measure(part: str, model, x: np.ndarray, y: np.ndarray) -> dict[str, object]:

@@ -234,7 +234,7 @@ class TrainingPanel(ipywidgets.VBox):
 
     Attributes:
         recipe, epochs, batch_size, learning_rate, augmentation, seed, share: The controls.
-        start, stop: The buttons. Start returns at once; Stop ends the training within about half a second.
+        start, stop: The buttons. Start returns at once; Stop ends the training after the step it is in.
         status, message: `HTML` with the progress, and with sentences in red.
         curves: `Image` with the history so far.
         runs: `SelectMultiple` of run names.

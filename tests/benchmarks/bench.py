@@ -74,12 +74,12 @@ def training(with_torch: bool) -> tuple[dict, dict]:
 
 
 def prediction(models: list[str], with_torch: bool) -> dict[str, list[float]]:
-    mine = Rival("predictions", *models)
+    mine, keras = Rival("predictions", *models), Rival("keras", *models)
     tasks = []
     for name in models:
         tasks += [
             (mine, f"predict_image {name}", f"`predict_image`, {name}"),
-            (mine, f"model.predict {name}", f"`model.predict`, {name}"),
+            (keras, f"model.predict {name}", f"`model.predict`, {name}"),
             (mine, f"10,000 pictures {name}", f"10,000 pictures, ours, {name}"),
         ]
     other = Rival("torch", *models) if with_torch else None
@@ -91,7 +91,7 @@ def prediction(models: list[str], with_torch: bool) -> dict[str, list[float]]:
             ]
     times = take_turns(tasks)
     times["growth of memory (MiB)"] = mine.measure("growth")
-    for rival in filter(None, (mine, other)):
+    for rival in filter(None, (mine, keras, other)):
         rival.close()
     return times
 

@@ -6,9 +6,10 @@ none is handicapped by the settings of another.
 """
 
 import json
-import resource
+import os
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -29,29 +30,44 @@ def each_timed(function, count: int = SINGLES) -> list[float]:
     return [timed(lambda i=i: function(i))[0] for i in range(count + 3)][3:]
 
 
-def keras_fit(data, _models) -> dict:
-    """Plain Keras: `model.fit` and `model.predict`, everything at its defaults."""
+def resident() -> int:
+    """Bytes of memory that this process holds; on Linux."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def plain_keras(data, models: list[str]) -> dict:
+    """Plain Keras: `model.fit` of the baseline, and `model.predict` of shipped models; everything at its defaults."""
     import keras
+    import tensorflow as tf
+
+    tf.config.list_logical_devices()  # starts TensorFlow with its own number of threads, not ours
 
     from imgclassify.models import build_model
+    from imgclassify.training import find_published
 
     model = build_model()
     model.compile("adam", "categorical_crossentropy", metrics=["accuracy"])
     x, y = data.x_train[:PICTURES].astype(np.float32) / 255, keras.utils.to_categorical(data.y_train[:PICTURES], 10)
     model.fit(x[:6400], y[:6400], batch_size=BATCH, verbose=0)
-    return {"epoch": lambda: timed(lambda: model.fit(x, y, batch_size=BATCH, verbose=0))}
+    tasks = {"epoch": lambda: timed(lambda: model.fit(x, y, batch_size=BATCH, verbose=0))}
+    for name in models:
+        network = keras.saving.load_model(find_published(name, "cifar10")[1], compile=False)
+        tasks[f"model.predict {name}"] = lambda m=network: each_timed(
+            lambda i: m.predict(x[i : i + 1], verbose=0), SINGLES // 4
+        )
+    return tasks
 
 
 def ours(precision: str):
     def start(data, _models) -> dict:
         from imgclassify import runtime
-        from imgclassify.models import build_model, training_copy
+        from imgclassify.models import build_model
         from imgclassify.recipes import RECIPES
         from imgclassify.training import Loop
 
         chosen = runtime.default_precision() if precision == "auto" else precision
-        network = training_copy(build_model(), chosen)
-        loop = Loop(network, RECIPES["baseline"], chosen, data.x_train[:PICTURES], data.y_train[:PICTURES], seed=0)
+        x, y = data.x_train[:PICTURES], data.y_train[:PICTURES]
+        loop = Loop(build_model(), RECIPES["baseline"], chosen, x, y, seed=0)
         next(loop.run_epoch(0))
         return {"epoch": lambda: timed(lambda: list(loop.run_epoch(0)))}
 
@@ -59,19 +75,15 @@ def ours(precision: str):
 
 
 def predictions(data, models: list[str]) -> dict:
-    """`predict_image`, and `model.predict` of one picture, for shipped models; many pictures at once."""
+    """`predict_image` for shipped models; many pictures at once."""
     from imgclassify import load_model, predict_image
     from imgclassify.prediction import predict_probabilities
 
     tasks = {}
     for name in models:
         model = load_model(name)
-        scaled = data.x_test[:SINGLES].astype(np.float32) / 255
         predict_probabilities(model, data.x_test[:600], tta=False)
         tasks[f"predict_image {name}"] = lambda m=model: each_timed(lambda i: predict_image(m, data.x_test[i]))
-        tasks[f"model.predict {name}"] = lambda m=model, x=scaled: each_timed(
-            lambda i: m.predict(x[i : i + 1], verbose=0), SINGLES // 4
-        )
         tasks[f"10,000 pictures {name}"] = lambda m=model: timed(
             lambda: predict_probabilities(m, data.x_test, tta=False)
         )
@@ -81,10 +93,10 @@ def predictions(data, models: list[str]) -> dict:
         """Mebibytes that the process grows by over 10,000 predictions of single pictures."""
         for i in range(1000):
             predict_image(model, data.x_test[i])
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = resident()
         for i in range(10_000):
             predict_image(model, data.x_test[i])
-        return [(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024]
+        return [(resident() - before) / 2**20]
 
     return tasks | {"growth": growth}
 
@@ -122,30 +134,40 @@ def torch_eager(data, models: list[str]) -> dict:
     train(6400)
     tasks = {"epoch": lambda: timed(lambda: train(PICTURES))}
     for name in models:
-        network = baseline if name == "baseline" else _airbench(nn, name)
+        network = baseline if name == "baseline" else _airbench(nn)
         many(network)
         tasks[f"one picture {name}"] = lambda n=network: single(n)
         tasks[f"10,000 pictures {name}"] = lambda n=network: many(n)
     return tasks
 
 
-def _airbench(nn, recipe: str):
-    from imgclassify.models import build_model
-    from imgclassify.recipes import RECIPES
+def _airbench(nn):
+    from imgclassify.models import AIRBENCH_BLOCKS
 
-    convolutions = [
-        layer for layer in build_model(RECIPES[recipe].architecture).layers if type(layer).__name__ == "Conv2D"
-    ]
-    layers, channels = [nn.Conv2d(3, convolutions[0].filters, 2), nn.ReLU()], convolutions[0].filters
-    for number, layer in enumerate(convolutions[1:]):
-        layers.append(nn.Conv2d(channels, layer.filters, 3, padding=1, bias=False))
-        channels = layer.filters
-        layers += [nn.MaxPool2d(2)] * (number % 2 == 0) + [nn.BatchNorm2d(channels), nn.ReLU()]
-    return nn.Sequential(*layers, nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(channels, 10, bias=False))
+    class Block(nn.Module):
+        def __init__(self, channels: int, filters: int, convolutions: int):
+            super().__init__()
+            more = [nn.Conv2d(filters, filters, 3, padding=1, bias=False), nn.BatchNorm2d(filters)]
+            if convolutions == 3:
+                more += [nn.ReLU(), nn.Conv2d(filters, filters, 3, padding=1, bias=False), nn.BatchNorm2d(filters)]
+            first = nn.Conv2d(channels, filters, 3, padding=1, bias=False)
+            self.first = nn.Sequential(first, nn.MaxPool2d(2), nn.BatchNorm2d(filters), nn.ReLU())
+            self.more, self.shortcut = nn.Sequential(*more), convolutions == 3
+
+        def forward(self, x):
+            start = self.first(x)
+            x = self.more(start)
+            return nn.functional.relu(x + start if self.shortcut else x)
+
+    parts, channels = [nn.Conv2d(3, 24, 2), nn.ReLU()], 24
+    for filters, convolutions in AIRBENCH_BLOCKS:
+        parts.append(Block(channels, filters, convolutions))
+        channels = filters
+    return nn.Sequential(*parts, nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(channels, 10, bias=False))
 
 
 RIVALS = {
-    "keras": keras_fit,
+    "keras": plain_keras,
     "ours": ours("auto"),
     "ours float32": ours("float32"),
     "predictions": predictions,
