@@ -72,9 +72,7 @@ def test_other_sizes_and_numbers_of_classes_can_be_had():
 
 
 def test_an_unknown_architecture_is_refused_with_those_that_exist():
-    with pytest.raises(
-        ValueError, match=r"use one of \['airbench', 'baseline'\]\. Received: architecture='resnet'"
-    ):
+    with pytest.raises(ValueError, match=r"use one of \['airbench', 'baseline'\]\. Received: architecture='resnet'"):
         build_model("resnet")
 
 

@@ -68,7 +68,7 @@ def test_the_history_plot_has_accuracy_and_loss_of_training_and_validation_over_
         assert list(validation.get_ydata()) == HISTORY[f"val_{key}"]
         assert list(best.get_xdata()) == [2]
     legend = [text.get_text() for text in left.get_legend().get_texts()]
-    assert legend == ["training (with dropout)", "validation", "best validation accuracy: 55.0%, epoch 2"]
+    assert legend == ["training (measured on the way)", "validation", "best validation accuracy: 55.0%, epoch 2"]
     assert left.figure.get_suptitle() == "Baseline, CIFAR-10"
 
 
@@ -269,3 +269,48 @@ def test_a_given_figure_is_drawn_in_and_no_other_made():
     assert v.plot_history(history, figure=given) is given
     assert len(given.axes) == 2
     assert plt.get_fignums() == before
+
+
+# --- trainings compared, augmentation, reliability ---------------------------------------------------
+
+
+def test_augmentations_show_a_row_a_kind_with_the_original_first_and_repeat_by_seed(tiny):
+    figure = drawn(v.plot_augmentations(tiny, pictures=1, variants=3, seed=4))
+    shown = [np.asarray(axes.get_images()[0].get_array()) for axes in figure.axes]
+    assert len(shown) == 3 * (1 + 3)
+    original = shown[0]
+    assert any(np.array_equal(original, picture) for picture in tiny.x_train)
+    assert all(np.array_equal(shown[row], original) for row in (4, 8))
+    assert all((picture == 127).all(axis=-1).sum() >= 144 for picture in shown[9:])  # what cutout hides
+    again = [
+        np.asarray(axes.get_images()[0].get_array()) for axes in v.plot_augmentations(tiny, variants=3, seed=4).axes
+    ]
+    assert all(np.array_equal(one, other) for one, other in zip(shown, again, strict=True))
+
+
+def test_a_spread_has_a_point_a_training_and_a_mark_at_the_mean():
+    (axes,) = drawn(v.plot_spread({"as it is": [0.5, 0.7], "less of it": [0.4]}, xlabel="share right")).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["as it is", "less of it"]
+    points, mean, *_ = axes.get_lines()
+    assert list(points.get_xdata()) == [0.5, 0.7]
+    assert list(mean.get_xdata()) == pytest.approx([0.6])
+    assert axes.get_xlabel() == "share right"
+
+
+def test_a_learning_curve_goes_through_the_means_in_order_of_size():
+    (axes,) = drawn(v.plot_learning_curve({4000: [0.6, 0.7], 1000: [0.4, 0.5]}, title="baseline")).axes
+    curve = axes.get_lines()[-1]
+    assert list(curve.get_xdata()) == [1000, 4000]
+    assert list(curve.get_ydata()) == pytest.approx([0.45, 0.65])
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1,000", "4,000"]
+
+
+def test_the_reliability_diagram_has_each_filled_range_and_counts_all_pictures(evaluation):
+    above, below = drawn(figure := v.plot_reliability(evaluation, bins=10)).axes
+    _, confidence, accuracy = evaluation.calibration(10)
+    diagonal, points = above.get_lines()[:2]
+    assert list(diagonal.get_xdata()) == list(diagonal.get_ydata()) == [0, 1]
+    assert points.get_xdata() == pytest.approx(confidence[~np.isnan(confidence)])
+    assert points.get_ydata() == pytest.approx(accuracy[~np.isnan(accuracy)])
+    assert sum(bar.get_height() for bar in below.patches) == 5
+    assert f"{evaluation.calibration_error(10):.3f}, a farm" in texts(figure)

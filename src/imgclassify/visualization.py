@@ -69,7 +69,7 @@ def plot_history(history, *, title: str = "", figure: Figure | None = None) -> F
     for axes, key, label in ((left, "accuracy", "accuracy"), (right, "loss", "loss (cross-entropy, nats)")):
         epochs = np.arange(1, len(values[key]) + 1)
         markers = "o" if len(epochs) < 3 else None
-        axes.plot(epochs, values[key], color=_GREY, marker=markers, label="training (as trained)")
+        axes.plot(epochs, values[key], color=_GREY, marker=markers, label="training (measured on the way)")
         if values.get(f"val_{key}"):
             axes.plot(epochs, values[f"val_{key}"], color=_BLUE, marker=markers, label="validation")
         axes.set(xlabel="epoch", ylabel=label)
