@@ -126,8 +126,8 @@ def training_copy(model, precision: str, *, towers: int = 1):
     """A network of the same layers and weights for training: in mixed precision, and for pictures of any size.
 
     Batch normalisation is done by TensorFlow's fused operation, eight times as fast on a processor as the sum of
-    parts that Keras 3 builds it from, and the gradient of wide kernels by matrix products. The last layer stays
-    float32. `model.set_weights(copy.get_weights())` takes what was learned back.
+    parts that Keras 3 builds it from. The last layer stays float32. `model.set_weights(copy.get_weights())` takes
+    what was learned back.
 
     Args:
         model: From `build_model`.
@@ -136,15 +136,12 @@ def training_copy(model, precision: str, *, towers: int = 1):
             and the moving averages take them all in, so that a step weighs the same whatever their number.
     """
     keras, last = runtime.keras(), model.layers[-1]
-    on_processor = not runtime.tensorflow().config.list_physical_devices("GPU")
 
     def clone(layer):
         kind, config = type(layer), layer.get_config()
         if kind is keras.layers.BatchNormalization:
             kind = _fused_batch_normalization()
             config["momentum"] **= 1 / towers
-        elif kind is keras.layers.Conv2D and on_processor and layer.kernel.shape[2] >= _WIDE:
-            kind = _wide_convolution()
         return kind.from_config(config | {"dtype": "float32" if layer is last else precision})
 
     if isinstance(model, keras.Sequential):
@@ -175,54 +172,6 @@ def _fused_batch_normalization() -> type:
             return outputs
 
     return FusedBatchNormalization
-
-
-_WIDE = 32  # input channels from which the matrix products are faster
-
-
-@functools.cache
-def _wide_convolution() -> type:
-    keras, tf = runtime.keras(), runtime.tensorflow()
-
-    class WideConvolution(keras.layers.Conv2D):
-        """Keras' layer, of stride 1, with the kernel's gradient as one matrix product for each place in the kernel.
-
-        On a processor that takes 40 to 90 % of the time of TensorFlow's own operation.
-        """
-
-        def convolution_op(self, inputs, kernel):
-            @tf.custom_gradient
-            def convolution(inputs, kernel):
-                def gradients(upstream):
-                    to_inputs = tf.compat.v1.nn.conv2d_backprop_input(
-                        tf.shape(inputs), kernel, upstream, [1, 1, 1, 1], padding
-                    )
-                    return to_inputs, self._to_kernel(inputs, upstream)
-
-                return tf.nn.conv2d(inputs, kernel, strides=1, padding=padding), gradients
-
-            padding = self.padding.upper()
-            return convolution(inputs, tf.convert_to_tensor(kernel, inputs.dtype))
-
-        def _to_kernel(self, inputs, upstream):
-            height, width = self.kernel_size
-            if self.padding == "same":
-                border = [((size - 1) // 2, size // 2) for size in (height, width)]
-                inputs = tf.pad(inputs, [(0, 0), *border, (0, 0)])
-            rows, columns = tf.shape(upstream)[1], tf.shape(upstream)[2]
-            upstream = tf.reshape(upstream, (-1, self.filters))
-            products = [
-                tf.matmul(
-                    tf.reshape(inputs[:, y : y + rows, x : x + columns], (-1, inputs.shape[-1])),
-                    upstream,
-                    transpose_a=True,
-                )
-                for y in range(height)
-                for x in range(width)
-            ]
-            return tf.reshape(tf.stack(products), (height, width, -1, self.filters))
-
-    return WideConvolution
 
 
 def fold_temperature(model, temperature: float) -> None:
