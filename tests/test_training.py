@@ -318,7 +318,7 @@ def test_a_failed_training_is_marked_failed_and_its_error_passed_on(tiny):
         raise RuntimeError("the observer has fallen ill")
 
     with pytest.raises(RuntimeError, match="observer has fallen ill"):
-        train_or_load_model("baseline", tiny, on_epoch=on_epoch, **QUICK)
+        train_or_load_model("baseline", tiny, on_epoch=on_epoch, precision="float32", **QUICK)
     (manifest,) = runs()
     assert manifest["status"] == "failed"
     assert len(manifest["history"]["loss"]) == 1

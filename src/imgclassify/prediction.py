@@ -153,7 +153,7 @@ def predict_probabilities(
         x: uint8, or float in [0, 1], (N, H, W, C).
         tta: Whether to use test-time augmentation; default: what the model's manifest says, else no.
         batch_size: Pictures computed at a time on a core; bounds the memory used.
-        on_batch: Called after every batch; may raise to stop.
+        on_batch: Called after every batch, where there are several; may raise to stop.
 
     Returns:
         float32, (N, number of classes).

@@ -155,7 +155,8 @@ def table(result: dict) -> str:
     notes = [
         f"On {machine['cores']} cores of an {machine['processor']}, {result['data']}, {result['created'][:10]}:",
         "medians with lowest and highest, rivals taking turns.",
-        "One picture through `predict_image` includes test-time augmentation where the model has it.",
+        "One picture through `predict_image` includes test-time augmentation where the model has it; all else is",
+        "without.",
         f"Growth of memory over 10,000 predictions: {growth:.1f} MiB.",
         *([] if "torch" in versions else ["PyTorch was not installed."]),
         ", ".join(f"{name} {version}" for name, version in versions.items() if name != "imgclassify") + ".",
