@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime as dt
+import functools
 import os
 import threading
 import time
@@ -338,7 +339,6 @@ class Loop:
         self._mirrored_first = self._random.random(len(pictures)) < 0.5
         self._optimizer = build_optimizer(recipe, self._steps * recipe.epochs, scale_loss=precision == "mixed_float16")
         self._optimizer.build(self.network.trainable_variables)
-        self._functions = {}  # by size of the pictures
 
     def run_epoch(self, epoch: int) -> Iterator[float]:
         """Train for one epoch; yields the share of it that is done, every third of a second or every step."""
@@ -349,7 +349,7 @@ class Loop:
         step, self.loss, correct = 0, 0.0, 0.0
         while step < self._steps:
             size, end = self.size_at(epoch, step)
-            step, losses, hits = self._function(size)(order, mirrored, tf.constant(step), tf.constant(end))
+            step, losses, hits = self._advance(order, mirrored, *map(tf.constant, (size, step, end)))
             step, self.loss, correct = int(step), self.loss + float(losses), correct + float(hits)
             yield step / self._steps
         self.loss /= self._steps
@@ -373,38 +373,36 @@ class Loop:
         areas = [size * size for size in _STAGES]
         return float(np.interp(share, np.linspace(0, 1, len(areas) + 1), np.cumsum([0, *areas])) / sum(areas))
 
-    def _function(self, size: tuple[int, int]):
+    @functools.cached_property
+    def _advance(self):
         """Steps from `step` to `end`, as far as time allows -> (next step, sum of losses, number of hits)."""
-        if size not in self._functions:
-            tf, batch = runtime.tensorflow(), self._batch
+        tf, batch = runtime.tensorflow(), self._batch
 
-            def advance(order, mirrored, step, end):
-                started = tf.timestamp()
+        def advance(order, mirrored, size, step, end):
+            started = tf.timestamp()
 
-                def body(step, losses, hits):
-                    loss, hit = self._step(order[step * batch : (step + 1) * batch], mirrored, size)
-                    return step + 1, losses + loss, hits + hit
+            def body(step, losses, hits):
+                loss, hit = self._step(order[step * batch : (step + 1) * batch], mirrored, size)
+                return step + 1, losses + loss, hits + hit
 
-                def on(now, *_):
-                    return (now < end) & ((now == step) | (tf.timestamp() - started < _CHUNK_SECONDS))
+            def on(now, *_):
+                return (now < end) & ((now == step) | (tf.timestamp() - started < _CHUNK_SECONDS))
 
-                return tf.while_loop(on, body, (step, 0.0, 0.0), parallel_iterations=1)
+            return tf.while_loop(on, body, (step, 0.0, 0.0), parallel_iterations=1)
 
-            whole = tf.TensorSpec((self._steps * batch,), tf.int32)
-            each = tf.TensorSpec((len(self._mirrored_first),), tf.bool)
-            number = tf.TensorSpec((), tf.int32)
-            self._functions[size] = tf.function(advance, autograph=False).get_concrete_function(
-                whole, each, number, number
-            )
-        return self._functions[size]
+        numbers = [((self._steps * batch,), tf.int32), ((len(self._mirrored_first),), tf.bool), ((2,), tf.int32)]
+        numbers += [((), tf.int32)] * 2
+        specs = [tf.TensorSpec(*each) for each in numbers]
+        return tf.function(advance, autograph=False).get_concrete_function(*specs)
 
-    def _step(self, rows, mirrored, size: tuple[int, int]):
+    def _step(self, rows, mirrored, size):
         """One step on a batch of rows; its towers run side by side. Returns the mean loss and the number of hits."""
         tf, keras = runtime.tensorflow(), runtime.keras()
         x = augment(tf.gather(self._pictures, rows), self._recipe.augmentation, mirrored=tf.gather(mirrored, rows))
         x = tf.cast(x, tf.float32) / 255
-        if size != tuple(x.shape[1:3]):
-            x = tf.image.resize(x, size, antialias=True)
+        if self._recipe.growing:
+            full = tf.reduce_all(size == x.shape[1:3])
+            x = tf.cond(full, lambda: x, lambda: tf.image.resize(x, size, antialias=True))
         labels = tf.gather(self._labels, rows)
         variables, results = self.network.trainable_variables, []
         for pictures, answers in zip(tf.split(x, self._towers), tf.split(labels, self._towers), strict=True):

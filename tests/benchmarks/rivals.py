@@ -149,15 +149,15 @@ def _airbench(nn):
             super().__init__()
             more = [nn.Conv2d(filters, filters, 3, padding=1, bias=False), nn.BatchNorm2d(filters)]
             if convolutions == 3:
-                more += [nn.ReLU(), nn.Conv2d(filters, filters, 3, padding=1, bias=False), nn.BatchNorm2d(filters)]
+                more += [nn.SiLU(), nn.Conv2d(filters, filters, 3, padding=1, bias=False), nn.BatchNorm2d(filters)]
             first = nn.Conv2d(channels, filters, 3, padding=1, bias=False)
-            self.first = nn.Sequential(first, nn.MaxPool2d(2), nn.BatchNorm2d(filters), nn.ReLU())
+            self.first = nn.Sequential(first, nn.MaxPool2d(2), nn.BatchNorm2d(filters), nn.SiLU())
             self.more, self.shortcut = nn.Sequential(*more), convolutions == 3
 
         def forward(self, x):
             start = self.first(x)
             x = self.more(start)
-            return nn.functional.relu(x + start if self.shortcut else x)
+            return nn.functional.silu(x + start if self.shortcut else x)
 
     parts, channels = [nn.Conv2d(3, 24, 2), nn.ReLU()], 24
     for filters, convolutions in AIRBENCH_BLOCKS:
