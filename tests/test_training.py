@@ -584,6 +584,22 @@ def test_a_linear_schedule_ends_at_zero(tiny):
     assert float(loop._optimizer.learning_rate) == 0.0
 
 
+@pytest.mark.parametrize("scale_loss", [False, True])
+def test_the_quick_adam_takes_the_steps_of_keras_adam(scale_loss):
+    keras, tf = runtime.keras(), runtime.tensorflow()
+    rng = np.random.default_rng(0)
+    before, *gradients = rng.normal(size=(6, 3, 4)).astype(np.float32)
+    after = []
+    for optimizer in (build_optimizer(Recipe("baseline"), 5, scale_loss=scale_loss), keras.optimizers.Adam(1e-3)):
+        kernel = keras.Variable(before)
+        optimizer.build([kernel])
+        for gradient in gradients:
+            optimizer.apply([gradient * optimizer.scale_loss(tf.constant(1.0))], [kernel])
+        after.append(np.asarray(kernel))
+    assert np.abs(after[1] - before).min() > 1e-4
+    assert after[0] == pytest.approx(after[1], abs=1e-6)
+
+
 def test_a_step_of_muon_goes_against_the_gradient_along_all_its_directions_alike():
     optimizer = build_optimizer(replace(SMALL, learning_rate=0.05), 1)
     rng = np.random.default_rng(0)

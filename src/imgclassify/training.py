@@ -72,7 +72,7 @@ def train_model(
             The saved and returned model is float32 in any case.
         name: Name of the run; default: the recipe's.
         stop: Set from another thread, it ends the training after the step that is being computed; a step of the
-            baseline takes milliseconds, one of "fast" about a second on two cores.
+            baseline takes milliseconds, one of "fast" at most half a second on two cores.
         on_epoch: Called after every epoch with the history so far.
         show_progress: Show one line an epoch, with the time left.
         progress: Where to show it; default: the terminal or the notebook's cell.
