@@ -538,8 +538,9 @@ def test_pictures_that_do_not_grow_have_their_size_throughout(tiny):
 def test_an_epoch_shows_each_picture_once_and_fills_the_last_batch_up(tiny, monkeypatch):
     loop = loop_on(tiny, SMALL)  # 60 pictures, 4 steps of 16
     seen = []
-    fake = staticmethod(lambda order, mirrored, size, step, end: (seen.append(order.numpy()), (end, 0, 0))[1])
-    monkeypatch.setattr(training.Loop, "_advance", fake)
+    monkeypatch.setattr(
+        loop, "_advance", lambda order, mirrored, size, step, end: (seen.append(order.numpy()), (end, 0, 0))[1]
+    )
     assert list(loop.run_epoch(0)) == [1.0]
     assert sorted(seen[0][:60]) == list(range(60))
     assert np.array_equal(seen[0][60:], seen[0][:4])
@@ -548,13 +549,21 @@ def test_an_epoch_shows_each_picture_once_and_fills_the_last_batch_up(tiny, monk
 def test_flips_alternate_from_epoch_to_epoch(tiny, monkeypatch):
     loop = loop_on(tiny, SMALL)
     mirrored = []
-    fake = staticmethod(lambda order, flips, size, step, end: (mirrored.append(flips.numpy()), (end, 0, 0))[1])
-    monkeypatch.setattr(training.Loop, "_advance", fake)
+    monkeypatch.setattr(
+        loop, "_advance", lambda order, flips, size, step, end: (mirrored.append(flips.numpy()), (end, 0, 0))[1]
+    )
     for epoch in range(3):
         list(loop.run_epoch(epoch))
     assert np.array_equal(mirrored[0], ~mirrored[1])
     assert np.array_equal(mirrored[0], mirrored[2])
     assert 10 < mirrored[0].sum() < 50
+
+
+def test_growing_pictures_are_traced_once(tiny):
+    loop = loop_on(tiny, replace(SMALL, growing=True))
+    for epoch in range(4):
+        list(loop.run_epoch(epoch))
+    assert loop._advance.experimental_get_tracing_count() == 1
 
 
 def test_long_epochs_come_back_in_between(tiny, monkeypatch):

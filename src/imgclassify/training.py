@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime as dt
-import functools
 import os
 import threading
 import time
@@ -72,7 +71,7 @@ def train_model(
             The saved and returned model is float32 in any case.
         name: Name of the run; default: the recipe's.
         stop: Set from another thread, it ends the training after the step that is being computed; a step of the
-            baseline takes milliseconds, one of "fast" at most half a second on two cores.
+            baseline takes milliseconds, one of "fast" up to about half a second on two cores.
         on_epoch: Called after every epoch with the history so far.
         show_progress: Show one line an epoch, with the time left.
         progress: Where to show it; default: the terminal or the notebook's cell.
@@ -316,7 +315,7 @@ def _fit(
 
 
 class Loop:
-    """Trains a network epoch by epoch, by compiled functions that run for a third of a second or one step each.
+    """Trains a network epoch by epoch, by a compiled function that runs for a third of a second or one step at a time.
 
     Keras' `fit` with a `train_step` like `_step` and many steps an execution took a tenth longer for the baseline in
     bfloat16 (two cores of an AMD EPYC), and its executions are a number of steps, not a time.
@@ -339,6 +338,7 @@ class Loop:
         self._mirrored_first = self._random.random(len(pictures)) < 0.5
         self._optimizer = build_optimizer(recipe, self._steps * recipe.epochs, scale_loss=precision == "mixed_float16")
         self._optimizer.build(self.network.trainable_variables)
+        self._advance = tf.function(self._some_steps, autograph=False)  # traced once: all its arguments are tensors
 
     def run_epoch(self, epoch: int) -> Iterator[float]:
         """Train for one epoch; yields the share of it that is done, every third of a second or every step."""
@@ -373,27 +373,19 @@ class Loop:
         areas = [size * size for size in _STAGES]
         return float(np.interp(share, np.linspace(0, 1, len(areas) + 1), np.cumsum([0, *areas])) / sum(areas))
 
-    @functools.cached_property
-    def _advance(self):
+    def _some_steps(self, order, mirrored, size, step, end):
         """Steps from `step` to `end`, as far as time allows -> (next step, sum of losses, number of hits)."""
         tf, batch = runtime.tensorflow(), self._batch
+        started = tf.timestamp()
 
-        def advance(order, mirrored, size, step, end):
-            started = tf.timestamp()
+        def body(step, losses, hits):
+            loss, hit = self._step(order[step * batch : (step + 1) * batch], mirrored, size)
+            return step + 1, losses + loss, hits + hit
 
-            def body(step, losses, hits):
-                loss, hit = self._step(order[step * batch : (step + 1) * batch], mirrored, size)
-                return step + 1, losses + loss, hits + hit
+        def on(now, *_):
+            return (now < end) & ((now == step) | (tf.timestamp() - started < _CHUNK_SECONDS))
 
-            def on(now, *_):
-                return (now < end) & ((now == step) | (tf.timestamp() - started < _CHUNK_SECONDS))
-
-            return tf.while_loop(on, body, (step, 0.0, 0.0), parallel_iterations=1)
-
-        numbers = [((self._steps * batch,), tf.int32), ((len(self._mirrored_first),), tf.bool), ((2,), tf.int32)]
-        numbers += [((), tf.int32)] * 2
-        specs = [tf.TensorSpec(*each) for each in numbers]
-        return tf.function(advance, autograph=False).get_concrete_function(*specs)
+        return tf.while_loop(on, body, (step, 0.0, 0.0), parallel_iterations=1)
 
     def _step(self, rows, mirrored, size):
         """One step on a batch of rows; its towers run side by side. Returns the mean loss and the number of hits."""
