@@ -2,6 +2,7 @@ import html.parser
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 
 from imgclassify import evaluation as module
 from imgclassify import runtime
@@ -234,9 +235,9 @@ def test_calibration_lowers_the_error_of_an_overconfident_model_and_no_class_cha
     names = ("red", "green", "blue")
     model.manifest = {"class_names": names}
     before = evaluate_model(model, tiny.x_train, labels)
-    temperature = calibrate(model, tiny.x_train, labels)["temperature"]
+    model.manifest |= calibrate(model, tiny.x_train, labels)
     after = evaluate_model(model, tiny.x_train, labels)
-    assert 1 < temperature <= 4
+    assert 1 < model.manifest["temperature"] <= 4
     assert np.array_equal(before.predicted, after.predicted)
     assert after.calibration_error() < 0.5 * before.calibration_error()
     assert after.loss < before.loss
@@ -247,4 +248,42 @@ def test_calibration_on_pictures_that_are_all_right_stays_within_its_bounds(tiny
     model = keras.models.clone_model(tiny_model)
     model.set_weights(tiny_model.get_weights())
     model.manifest = {"class_names": list(tiny.class_names)}
-    assert 0.25 <= calibrate(model, tiny.x_train, tiny.y_train)["temperature"] <= 4
+    found = calibrate(model, tiny.x_train, tiny.y_train)
+    assert all(0.25 <= found["temperature"] * each <= 4 for each in (1, *found["mixture"]))
+
+
+def three_colour_model():
+    keras = runtime.keras()
+    layers = keras.layers
+    model = keras.Sequential([layers.Input((1, 1, 3)), layers.Flatten(), layers.Dense(3, "softmax", use_bias=False)])
+    model.layers[-1].set_weights([np.eye(3, dtype=np.float32) * 8])
+    model.manifest = {"class_names": ("red", "green", "blue")}
+    return model
+
+
+def pictures_right_as_often_as(temperatures):
+    """Pictures, and labels drawn by the mean of the probabilities at these temperatures."""
+    random = np.random.default_rng(0)
+    x = random.random((20_000, 1, 1, 3)).astype(np.float32)
+    odds = np.mean([softmax(8 * x[:, 0, 0] / each, axis=1) for each in temperatures], axis=0)
+    return x, (odds.cumsum(axis=1) < random.random((len(x), 1))).sum(axis=1).clip(max=2)
+
+
+def test_two_temperatures_straighten_what_one_cannot():
+    model, (x, labels) = three_colour_model(), pictures_right_as_often_as((0.5, 3))
+    before = evaluate_model(model, x, labels)
+    found = calibrate(model, x, labels)
+    one = evaluate_model(model, x, labels)  # what is folded into the weights
+    model.manifest |= found
+    both = evaluate_model(model, x, labels)
+    assert sorted(found["temperature"] * each for each in found["mixture"]) == pytest.approx([0.5, 3], rel=0.1)
+    assert both.calibration_error() < 0.01 < 0.03 < one.calibration_error() < before.calibration_error()
+    assert both.loss < one.loss < before.loss
+    assert np.array_equal(before.predicted, both.predicted)
+
+
+def test_both_temperatures_are_the_same_where_one_is_enough():
+    model, (x, labels) = three_colour_model(), pictures_right_as_often_as((2,))
+    found = calibrate(model, x, labels)
+    assert found["temperature"] == pytest.approx(2, rel=0.05)
+    assert found["mixture"] == pytest.approx([1, 1], abs=0.2)

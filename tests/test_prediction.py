@@ -9,6 +9,7 @@ import weakref
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.special import softmax
 
 from imgclassify import runtime
 from imgclassify.images import ImageError
@@ -249,20 +250,23 @@ def test_the_html_shows_at_most_five_classes_and_escapes_their_names():
 # --- test-time augmentation --------------------------------------------------------------------------
 
 
+def copy_of(model, **manifest):
+    copy = runtime.keras().models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    copy.manifest = {"class_names": model.manifest["class_names"]} | manifest
+    return copy
+
+
 def test_test_time_augmentation_averages_the_logits_of_a_picture_and_its_mirror_image(tiny, tiny_model):
-    x = tiny.x_test[:5]
-    logits = sum(np.log(predict_probabilities(tiny_model, view)) for view in (x, x[:, :, ::-1])) / 2
+    model, x = copy_of(tiny_model), tiny.x_test[:5]
+    logits = sum(np.log(predict_probabilities(model, view)) for view in (x, x[:, :, ::-1])) / 2
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    assert predict_probabilities(tiny_model, x, tta=True) == pytest.approx(expected, rel=1e-3, abs=1e-6)
-    assert not np.array_equal(predict_probabilities(tiny_model, x, tta=True), predict_probabilities(tiny_model, x))
+    assert predict_probabilities(model, x, tta=True) == pytest.approx(expected, rel=1e-3, abs=1e-6)
+    assert not np.array_equal(predict_probabilities(model, x, tta=True), predict_probabilities(model, x))
 
 
 def test_a_manifest_decides_whether_there_is_test_time_augmentation(tiny, tiny_model):
-    keras = runtime.keras()
-    model = keras.models.clone_model(tiny_model)
-    model.set_weights(tiny_model.get_weights())
-    model.manifest = {"class_names": list(tiny.class_names), "recipe": {"tta": True}}
-    x = tiny.x_test[:3]
+    model, x = copy_of(tiny_model, recipe={"tta": True}), tiny.x_test[:3]
     with_views, without = (predict_probabilities(model, x, tta=tta) for tta in (True, False))
     assert np.array_equal(predict_probabilities(model, x), with_views)
     assert not np.array_equal(with_views, without)
@@ -290,3 +294,17 @@ def test_a_prediction_can_be_stopped_between_batches(tiny, tiny_model):
     with pytest.raises(KeyboardInterrupt):
         predict_probabilities(tiny_model, tiny.x_test, batch_size=5, on_batch=stop)
     assert len(calls) == 2
+
+
+# --- calibration -------------------------------------------------------------------------------------
+
+
+def test_probabilities_are_the_mean_over_the_temperatures_in_the_manifest(tiny, tiny_model):
+    plain, mixed, x = copy_of(tiny_model), copy_of(tiny_model, mixture=[0.5, 2.0]), tiny.x_test
+    logits = np.log(predict_probabilities(plain, x))
+    expected = (softmax(logits / 0.5, axis=1) + softmax(logits / 2, axis=1)) / 2
+    found = predict_probabilities(mixed, x, batch_size=7)
+    assert found.dtype == np.float32
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert not np.allclose(found, np.exp(logits), atol=1e-3)
+    assert predict_image(mixed, x[0]).confidence == pytest.approx(expected[0].max(), rel=1e-4)

@@ -146,7 +146,8 @@ def predict_probabilities(
     """Class probabilities of many pictures, by one function compiled once a model, whatever their number.
 
     With test-time augmentation (TTA) each picture is seen as it is and mirrored, and the logits are averaged. Airbench
-    (Jordan, 2024) has six views, moved by a pixel as well; they are thrice the work.
+    (Jordan, 2024) has six views, moved by a pixel as well; they are thrice the work. A model that `calibrate` gave
+    more than one temperature answers with the mean over them.
 
     Args:
         model: A Keras model from pictures to probabilities.
@@ -158,11 +159,13 @@ def predict_probabilities(
     Returns:
         float32, (N, number of classes).
     """
-    tta = _uses_tta(model) if tta is None else tta
-    compiled = _compiled(model, tta)
+    manifest = getattr(model, "manifest", None) or {}
+    tta = bool(manifest.get("recipe", {}).get("tta")) if tta is None else tta
+    compiled, mixture = _compiled(model, tta), manifest.get("mixture")
 
     def predict(x: np.ndarray) -> np.ndarray:
-        return compiled(runtime.tensorflow().constant(scale_pixels(x))).numpy()
+        probabilities = compiled(runtime.tensorflow().constant(scale_pixels(x))).numpy()
+        return at_temperatures(probabilities, mixture) if mixture else probabilities
 
     if len(x) <= batch_size:  # no thread for a single picture
         return predict(x) if len(x) else np.empty((0, model.output_shape[-1]), np.float32)
@@ -178,6 +181,12 @@ def predict_probabilities(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return np.concatenate(results)
+
+
+def at_temperatures(probabilities: np.ndarray, temperatures: Sequence[float]) -> np.ndarray:
+    """Mean of the probabilities (N, classes) that the same logits give at each of these temperatures, same dtype."""
+    powers = [probabilities ** (1 / temperature) for temperature in temperatures]
+    return sum(power / power.sum(axis=1, keepdims=True) for power in powers) / len(powers)
 
 
 def class_names_of(model, class_names: Sequence[str] | None = None) -> tuple[str, ...]:
@@ -198,10 +207,6 @@ def class_names_of(model, class_names: Sequence[str] | None = None) -> tuple[str
 
 def _input_shape(model) -> tuple[int, int, int]:
     return tuple(model.input_shape[1:])
-
-
-def _uses_tta(model) -> bool:
-    return bool((getattr(model, "manifest", None) or {}).get("recipe", {}).get("tta"))
 
 
 def _compiled(model, tta: bool):

@@ -133,9 +133,8 @@ def train_model(
                 persistence.save_model(model, run)  # as it is: whatever happens from here on, the weights are kept
                 if history["loss"]:
                     progress.log("calibrating on the validation pictures")
-                    manifest |= calibrate(model, data.x_train[val_rows], data.y_train[val_rows])
-                    manifest["metrics"] = measure("val", model, data.x_train[val_rows], data.y_train[val_rows])
-                    model.manifest = manifest
+                    model.manifest |= calibrate(model, data.x_train[val_rows], data.y_train[val_rows])
+                    model.manifest["metrics"] = measure("val", model, data.x_train[val_rows], data.y_train[val_rows])
                     persistence.save_model(model, run, replace=True)
         else:
             persistence.write_manifest(run, manifest)
