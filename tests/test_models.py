@@ -186,6 +186,15 @@ def test_a_training_copy_has_the_same_gradients(architecture, pictures):
         assert np.asarray(other) == pytest.approx(np.asarray(one), abs=1e-4 * scale)
 
 
+def test_a_training_copy_of_the_baseline_has_its_relus_after_the_max_poolings(baseline):
+    kinds = [type(layer).__name__ for layer in training_copy(baseline, "float32").layers]
+    assert kinds == [
+        *("Conv2D", "MaxPooling2D", "ReLU", "Conv2D", "MaxPooling2D", "ReLU", "Conv2D"),
+        *("Flatten", "Dense", "Dropout", "Dense"),
+    ]
+    assert [layer.activation.__name__ for layer in baseline.layers if hasattr(layer, "filters")] == ["relu"] * 3
+
+
 def test_moving_averages_weigh_a_step_the_same_with_any_number_of_towers(airbench):
     momenta = []
     for towers in (1, 4):

@@ -130,8 +130,8 @@ def training_copy(model, precision: str, *, towers: int = 1):
     """A network of the same layers and weights for training: in mixed precision, and for pictures of any size.
 
     Batch normalisation is done by TensorFlow's fused operation, eight times as fast on a processor as the sum of
-    parts that Keras 3 builds it from. The last layer stays float32. `model.set_weights(copy.get_weights())` takes
-    what was learned back.
+    parts that Keras 3 builds it from. A ReLU before a max-pooling comes after it: that gives the same, with a quarter
+    of the work. The last layer stays float32. `model.set_weights(copy.get_weights())` takes what was learned back.
 
     Args:
         model: From `build_model`.
@@ -149,7 +149,13 @@ def training_copy(model, precision: str, *, towers: int = 1):
         return kind.from_config(config | {"dtype": "float32" if layer is last else precision})
 
     if isinstance(model, keras.Sequential):
-        copy = keras.models.clone_model(model, clone_function=clone)
+        layers = [keras.Input(model.input_shape[1:])]
+        for layer in map(clone, model.layers):
+            late = isinstance(layer, keras.layers.MaxPooling2D) and layers[-1].activation is keras.activations.relu
+            if late:
+                layers[-1].activation = keras.activations.linear
+            layers += [layer, keras.layers.ReLU(dtype=precision)] if late else [layer]
+        copy = keras.Sequential(layers)
     else:
         any_size = keras.Input((None, None, model.input_shape[-1]))
         copy = keras.models.clone_model(model, input_tensors=any_size, clone_function=clone)
