@@ -71,7 +71,7 @@ def check_name(name: str) -> None:
 _FAST = Recipe(
     "fast",
     architecture="airbench",
-    epochs=6,
+    epochs=7,
     batch_size=256,
     optimizer="muon",
     learning_rate=0.11,
@@ -80,7 +80,7 @@ _FAST = Recipe(
     label_smoothing=0.2,
     growing=True,
     tta=True,
-    validation_fraction=0.05,
+    validation_fraction=0.1,
 )
 
 RECIPES = {
@@ -88,7 +88,7 @@ RECIPES = {
     for recipe in (
         Recipe("baseline"),
         _FAST,
-        replace(_FAST, name="best", epochs=46, augmentation="flip+shift+cutout"),
+        replace(_FAST, name="best", epochs=46, augmentation="flip+shift+cutout", validation_fraction=0.05),
     )
 }
 

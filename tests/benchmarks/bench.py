@@ -1,7 +1,7 @@
 """`make bench`: side by side with plain Keras and PyTorch; writes artifacts/benchmarks.json and the README's table.
 
 The rivals run in processes of their own (see rivals.py) and take turns, task by task, so that whatever slows the
-machine down slows all of them. Nothing else should run meanwhile. Takes some six minutes on two cores.
+machine down slows all of them. Nothing else should run meanwhile. Takes some ten minutes on two cores.
 """
 
 import datetime as dt
@@ -20,7 +20,7 @@ from imgclassify.data import load_dataset
 
 PROJECT = Path(__file__).resolve().parents[2]
 ARTIFACTS = PROJECT / "artifacts"
-ROUNDS = 3
+ROUNDS = 5
 TABLE = re.compile(r"(<!-- benchmarks -->\n).*?(<!-- end of benchmarks -->)", flags=re.DOTALL)
 
 
