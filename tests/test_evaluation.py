@@ -282,6 +282,15 @@ def test_two_temperatures_straighten_what_one_cannot():
     assert np.array_equal(before.predicted, both.predicted)
 
 
+def test_a_model_is_calibrated_once():
+    model, (x, labels) = three_colour_model(), pictures_right_as_often_as((2,))
+    model.manifest |= calibrate(model, x, labels)
+    weights = model.get_weights()
+    with pytest.raises(ValueError, match="calibrated already"):
+        calibrate(model, x, labels)
+    assert np.array_equal(model.get_weights()[0], weights[0])
+
+
 def test_both_temperatures_are_the_same_where_one_is_enough():
     model, (x, labels) = three_colour_model(), pictures_right_as_often_as((2,))
     found = calibrate(model, x, labels)

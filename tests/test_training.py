@@ -630,7 +630,9 @@ def test_a_training_to_nothing_is_kept_with_its_record(tiny):
     assert not np.isfinite(history["loss"][-1])
     (run,) = runs()
     assert run["status"] == "complete"
-    assert load_model(run["run"]).manifest["temperature"] == 1.0
+    manifest = load_model(run["run"]).manifest
+    assert manifest["temperature"] == 1.0
+    assert "mixture" not in manifest
 
 
 def test_what_comes_between_training_and_calibrating_loses_no_weights(tiny, monkeypatch):
@@ -642,6 +644,7 @@ def test_what_comes_between_training_and_calibrating_loses_no_weights(tiny, monk
         train_model("baseline", tiny, **QUICK)
     (run,) = runs()
     assert load_model(run["run"]).manifest["metrics"] == {}
+    assert run["status"] == "interrupted"
 
 
 def test_a_batch_is_no_larger_than_the_data(tiny):

@@ -172,20 +172,25 @@ def calibrate(model, x: np.ndarray, y: np.ndarray) -> dict[str, object]:
     number that gives these pictures the least cross-entropy; it is folded into the model's last layer. One number
     cannot straighten a curve that bends both ways, as the baseline's, which is too sure of its surest answers and not
     sure enough of the others. Hence two more, whose probabilities `predict_probabilities` averages: ensemble
-    temperature scaling (Zhang et al., "Mix-n-Match", 2020) with equal weights. Both come out as one where one
+    temperature scaling (Zhang et al., "Mix-n-Match", 2020) with equal weights. Both come out near one where one
     temperature is enough.
 
     Args:
-        model: Ends in a dense layer with softmax, and was not calibrated before; modified.
+        model: Ends in a dense layer with softmax; modified.
         x: Pictures that the model was not trained on, as for `evaluate_model`.
         y: Their labels, as for `evaluate_model`.
 
     Returns:
         For the manifest, `{"temperature": ..., "mixture": [..., ...]}`, the latter relative to the former; without
-        the mixture for a model that answers nothing finite.
+        the mixture for a model whose answers are not all finite.
+
+    Raises:
+        ValueError: The model's manifest says that it is calibrated already.
     """
     from scipy.optimize import minimize, minimize_scalar
 
+    if "temperature" in (getattr(model, "manifest", None) or {}):
+        raise ValueError("The model is calibrated already, as its manifest says: calibrate the one that was trained.")
     measured = evaluate_model(model, x, y)
     probabilities, rows = np.maximum(measured.probabilities, 1e-30).astype(np.float64), np.arange(len(measured.labels))
     if not np.isfinite(probabilities).all():

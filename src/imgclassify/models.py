@@ -126,8 +126,12 @@ def whiten(model, pictures: np.ndarray) -> None:
     layer.set_weights([filters.reshape(size, size, channels, -1), -mean @ filters])
 
 
+def _ends_in_relu(layer) -> bool:
+    return getattr(layer, "activation", None) is runtime.keras().activations.relu
+
+
 def training_copy(model, precision: str, *, towers: int = 1):
-    """A network of the same layers and weights for training: in mixed precision, and for pictures of any size.
+    """A network of the same function and weights for training: in mixed precision; airbench for pictures of any size.
 
     Batch normalisation is done by TensorFlow's fused operation, eight times as fast on a processor as the sum of
     parts that Keras 3 builds it from. A ReLU before a max-pooling comes after it: that gives the same, with a quarter
@@ -151,7 +155,7 @@ def training_copy(model, precision: str, *, towers: int = 1):
     if isinstance(model, keras.Sequential):
         layers = [keras.Input(model.input_shape[1:])]
         for layer in map(clone, model.layers):
-            late = isinstance(layer, keras.layers.MaxPooling2D) and layers[-1].activation is keras.activations.relu
+            late = isinstance(layer, keras.layers.MaxPooling2D) and _ends_in_relu(layers[-1])
             if late:
                 layers[-1].activation = keras.activations.linear
             layers += [layer, keras.layers.ReLU(dtype=precision)] if late else [layer]

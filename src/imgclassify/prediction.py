@@ -223,7 +223,7 @@ def _compiled(model, tta: bool):
                 both = [tf.math.log(tf.maximum(model(view, training=False), 1e-30)) for view in (x, x[:, :, ::-1])]
                 return tf.nn.softmax((both[0] + both[1]) / 2)
 
-            # Concrete, for TensorFlow warns when a tf.function of one place in the code is traced for a fifth model.
+            # Concrete: traced here, under the lock, and never again.
             functions[tta] = tf.function(
                 probabilities,
                 autograph=False,  # nothing to rewrite, and it would write temporary files

@@ -129,11 +129,12 @@ def train_model(
         if failure is None or history["loss"]:
             with contextlib.suppress(Exception) if failure else contextlib.nullcontext():
                 model.compile(loss="categorical_crossentropy", metrics=["accuracy"])
-                model.manifest = manifest | {"metrics": {}}
+                model.manifest = manifest | {"metrics": {}, "status": "failed" if failure else "interrupted"}
                 persistence.save_model(model, run)  # as it is: whatever happens from here on, the weights are kept
                 if history["loss"]:
                     progress.log("calibrating on the validation pictures")
                     model.manifest |= calibrate(model, data.x_train[val_rows], data.y_train[val_rows])
+                    model.manifest["status"] = status
                     model.manifest["metrics"] = measure("val", model, data.x_train[val_rows], data.y_train[val_rows])
                     persistence.save_model(model, run, replace=True)
         else:

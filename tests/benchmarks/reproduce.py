@@ -31,6 +31,7 @@ KEPT = (
     "precision",
     "wall_time_s",
     "temperature",
+    "mixture",
     "metrics",
     "dataset",
     "versions",
@@ -68,7 +69,7 @@ def ours(data: Dataset, recipe: str, seed: int) -> dict:
     model.manifest["metrics"] |= measure("test", model, data.x_test, data.y_test)
     if seed == 0:
         save_model(model, ARTIFACTS / published_name(recipe), replace=True)
-    return {key: model.manifest[key] for key in KEPT}
+    return {key: model.manifest[key] for key in KEPT if key in model.manifest}
 
 
 def main() -> None:
