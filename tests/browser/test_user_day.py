@@ -118,12 +118,11 @@ def test_in_the_panel_runs_are_deleted_and_a_training_grows_its_curve_stops_and_
     start.scroll_into_view_if_needed(timeout=SLOW)
     panel = page.locator(".jp-OutputArea-output", has=start)
     runs = panel.locator("select[multiple]")
-    before = runs.locator("option").all_inner_texts()
-    doomed = [run for run in before if run.endswith("fast")]  # those of the ablation
+    doomed = [run for run in runs.locator("option").all_inner_texts() if run.endswith("fast")]  # of the ablation
     runs.select_option(doomed)
     panel.get_by_role("button", name="Delete...").click()
     panel.get_by_role("button", name="Yes, delete").click()
-    runs.locator("option").nth(len(before) - len(doomed)).wait_for(state="detached", timeout=SLOW)
+    runs.locator("option", has_text=doomed[-1]).wait_for(state="detached", timeout=SLOW)
     assert not set(doomed) & set(runs.locator("option").all_inner_texts())
     batch_size = panel.locator(".widget-inline-hbox", has_text="Batch size").locator("input")
     batch_size.fill("1")  # short mode allows three epochs only: small batches make them last
