@@ -18,7 +18,7 @@ help:
 	@echo "make notebooks              run all notebooks at full settings and store their outputs"
 	@echo "make screenshots            take the README's screenshots in a real browser"
 	@echo "make bench                  measure speed side by side with plain Keras and PyTorch; writes the README's table"
-	@echo "make reproduce              train anew what is shipped (an hour and a half)"
+	@echo "make reproduce              train anew what is shipped (two hours)"
 	@echo "make lint                   check the style of code and notebooks"
 	@echo "make clean                  remove .venv"
 

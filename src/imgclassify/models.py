@@ -126,10 +126,6 @@ def whiten(model, pictures: np.ndarray) -> None:
     layer.set_weights([filters.reshape(size, size, channels, -1), -mean @ filters])
 
 
-def _ends_in_relu(layer) -> bool:
-    return getattr(layer, "activation", None) is runtime.keras().activations.relu
-
-
 def training_copy(model, precision: str, *, towers: int = 1):
     """A network of the same function and weights for training: in mixed precision; airbench for pictures of any size.
 
@@ -155,10 +151,12 @@ def training_copy(model, precision: str, *, towers: int = 1):
     if isinstance(model, keras.Sequential):
         layers = [keras.Input(model.input_shape[1:])]
         for layer in map(clone, model.layers):
-            late = isinstance(layer, keras.layers.MaxPooling2D) and _ends_in_relu(layers[-1])
-            if late:
-                layers[-1].activation = keras.activations.linear
-            layers += [layer, keras.layers.ReLU(dtype=precision)] if late else [layer]
+            before = layers[-1]
+            layers.append(layer)
+            relu = getattr(before, "activation", None) is keras.activations.relu
+            if relu and isinstance(layer, keras.layers.MaxPooling2D):
+                before.activation = keras.activations.linear
+                layers.append(keras.layers.ReLU(dtype=precision))
         copy = keras.Sequential(layers)
     else:
         any_size = keras.Input((None, None, model.input_shape[-1]))

@@ -58,6 +58,7 @@ def train_model(
     An interrupt (Ctrl-C, or Interrupt in a notebook) or `stop` ends the training early: the run and the
     returned model then have the weights of the epoch with the best validation accuracy so far, and
     `model.manifest["status"]` is "interrupted". Otherwise they have the last epoch's and it is "complete".
+    An interrupt during the calibration is raised; the run then has the model uncalibrated, as "interrupted".
     After an error, the best weights so far stay in the run too, as "failed". The model is calibrated on the
     validation pictures; see `calibrate`.
 

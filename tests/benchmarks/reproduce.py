@@ -2,7 +2,7 @@
 
 `python reproduce.py [NAME:SEED ...]` trains these only, where NAME is a recipe or "keras", the baseline by plain
 Keras. Every training enters artifacts/accuracies.json with one reading of the test data; seed 0 of a recipe becomes
-the model that `load_model` finds ("fast" is not committed). All together take about an hour and a half on two cores.
+the model that `load_model` finds ("fast" is not committed). All together take about two hours on two cores.
 """
 
 import json
