@@ -13,6 +13,7 @@ from imgclassify.evaluation import evaluate_model
 from imgclassify.models import build_model
 from imgclassify.optimization import build_optimizer
 from imgclassify.persistence import ModelFileError, load_model, save_model
+from imgclassify.prediction import predict_probabilities
 from imgclassify.progress import Progress, format_seconds
 from imgclassify.recipes import Recipe, get_recipe
 from imgclassify.training import train_model, train_or_load_model
@@ -48,6 +49,7 @@ def test_the_baseline_recipe_is_the_designs():
         "name": "baseline",
         "architecture": "baseline",
         "epochs": 20,
+        "hard_fraction": 1.0,
         "batch_size": 64,
         "optimizer": "adam",
         "learning_rate": 1e-3,
@@ -651,6 +653,48 @@ def test_a_batch_is_no_larger_than_the_data(tiny):
     loop = loop_on(tiny, replace(SMALL, batch_size=4096))
     assert list(loop.run_epoch(0)) == [1.0]
     assert loop._batch == len(tiny.x_train)
+
+
+def test_later_epochs_train_on_the_pictures_that_the_network_was_least_sure_of(tiny, monkeypatch):
+    recipe = replace(SMALL, architecture="baseline", optimizer="adam", learning_rate=1e-3, hard_fraction=0.5)
+    loop = loop_on(tiny, recipe)
+    list(loop.run_epoch(0))  # 60 pictures, 4 steps of 16
+    certainty = loop._certainty.numpy()
+    assert np.all((certainty > 0) & (certainty < 1))
+    rows = []
+    advance = loop._advance
+    monkeypatch.setattr(
+        loop, "_advance", lambda order, *others: (rows.append(order.numpy()), advance(order, *others))[1]
+    )
+    mirrored = loop._mirrored.copy()
+    list(loop.run_epoch(1))
+    assert sorted(rows[0]) == sorted(np.argsort(certainty)[:32])  # half of the pictures, in 2 whole batches
+    changed = loop._certainty.numpy() != certainty
+    assert set(np.flatnonzero(changed)) <= set(rows[0])
+    assert changed.sum() > 16
+    assert set(np.flatnonzero(loop._mirrored != mirrored)) == set(rows[0])  # flips alternate for each by itself
+
+
+def test_certainty_is_the_probability_of_the_picture_s_class(tiny):
+    still = replace(SMALL, learning_rate=1e-12, hard_fraction=0.5, architecture="baseline", optimizer="adam")
+    loop = loop_on(tiny, still)
+    loop.network.layers[-2].rate = 0.0  # dropout
+    list(loop.run_epoch(0))
+    probabilities = predict_probabilities(loop.network, tiny.x_train)
+    expected = probabilities[np.arange(len(tiny.y_train)), tiny.y_train]
+    assert loop._certainty.numpy() == pytest.approx(expected, abs=1e-4)
+
+
+def test_sizes_and_rates_go_by_the_steps_where_epochs_are_not_alike(tiny):
+    recipe = replace(SMALL, growing=True, schedule="linear", hard_fraction=0.5, epochs=5)
+    assert recipe.steps(60) == [4, 2, 2, 2, 2]
+    loop = loop_on(tiny, recipe)
+    assert [loop.size_at(0, 0), loop.size_at(1, 0), loop.size_at(4, 1)] == [((20, 20), 3), ((24, 24), 2), ((32, 32), 2)]
+    areas = np.array([25, 36, 49, 64])
+    assert loop.work_done(1) == pytest.approx(np.interp(4 / 12, np.arange(5) / 4, [0, *np.cumsum(areas)]) / areas.sum())
+    for epoch in range(5):
+        list(loop.run_epoch(epoch))
+    assert float(loop._optimizer.learning_rate) == 0.0
 
 
 def test_the_work_of_growing_pictures_goes_by_their_area(tiny):

@@ -16,7 +16,11 @@ class Recipe:
     Attributes:
         name: Used in file names.
         architecture: See `build_model`.
-        epochs: Passes over the training data.
+        epochs: Passes over the training data, or over the hard ones of it.
+        hard_fraction: Share of the training pictures that an epoch after the first trains on: those of whose class
+            the network was least sure when it last trained on them ("online batch selection", Loshchilov and Hutter,
+            2015; as in the later airbench96, Jordan, 2024). The rest, which it has got right, comes back as it falls
+            behind the others. 1 for all.
         batch_size: Pictures a step.
         optimizer: "adam" (Kingma and Ba, 2015), or "muon" (Jordan et al., 2024) for the convolutions and Adam for
             the rest; see `build_optimizer`.
@@ -33,6 +37,7 @@ class Recipe:
     name: str
     architecture: str = "baseline"
     epochs: int = 20
+    hard_fraction: float = 1.0
     batch_size: int = 64
     optimizer: str = "adam"
     learning_rate: float = 1e-3
@@ -48,6 +53,7 @@ class Recipe:
         check_augmentation(self.augmentation)
         for field, valid, bound in (
             ("epochs", self.epochs >= 1, "at least 1"),
+            ("hard_fraction", 0 < self.hard_fraction <= 1, "above 0 and at most 1"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
             ("optimizer", self.optimizer in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}"),
             # Muon scales kernels, which the network must be indifferent to.
@@ -60,6 +66,11 @@ class Recipe:
         ):
             if not valid:
                 raise ValueError(f"{field} must be {bound}. Received: {field}={getattr(self, field)}")
+
+    def steps(self, pictures: int) -> list[int]:
+        """Training steps of each epoch on so many training pictures; the last batch of an epoch is filled up."""
+        counts = [pictures] + [max(1, round(self.hard_fraction * pictures))] * (self.epochs - 1)
+        return [-(-count // min(self.batch_size, pictures)) for count in counts]
 
 
 def check_name(name: str) -> None:

@@ -81,7 +81,8 @@ def train_model(
     Returns:
         `(model, history)`: a `keras.Model` with its `manifest`, and a dict with a list of one value an epoch
         for each of "loss", "accuracy", "val_loss", "val_accuracy". These are measured as the training goes, without
-        test-time augmentation and calibration; the manifest's "metrics" are those of the model as it is.
+        test-time augmentation and calibration, the former two on the pictures that the epoch trained on, which may be
+        the hard ones; the manifest's "metrics" are those of the model as it is.
 
     Raises:
         DatasetError: The data cannot be had, or is too small to be split.
@@ -333,42 +334,49 @@ class Loop:
         self.network = training_copy(model, precision, towers=self._towers)
         self._recipe, self._classes = recipe, model.output_shape[-1]
         self._pictures, self._labels = tf.constant(pictures), tf.constant(labels, tf.int32)
-        self._steps = -(-len(pictures) // self._batch)
+        self._steps = recipe.steps(len(pictures))
+        self._ends = np.cumsum([0, *self._steps])  # of the epochs, in steps since the beginning
         self._random = np.random.default_rng(seed)
         # "Alternating flip" (Jordan, 2024): in turn as it is and mirrored, rather than by chance.
-        self._mirrored_first = self._random.random(len(pictures)) < 0.5
-        self._optimizer = build_optimizer(recipe, self._steps * recipe.epochs, scale_loss=precision == "mixed_float16")
+        self._mirrored = self._random.random(len(pictures)) < 0.5
+        # Of each picture, the probability that its class was given when it was last trained on.
+        self._certainty = tf.Variable(tf.zeros(len(pictures)), trainable=False)
+        self._optimizer = build_optimizer(recipe, self._ends[-1], scale_loss=precision == "mixed_float16")
         self._optimizer.build(self.network.trainable_variables)
         self._advance = tf.function(self._some_steps, autograph=False)  # traced once: all its arguments are tensors
 
     def run_epoch(self, epoch: int) -> Iterator[float]:
         """Train for one epoch; yields the share of it that is done, every third of a second or every step."""
-        tf, batch = runtime.tensorflow(), self._batch
-        order = self._random.permutation(len(self._pictures))
-        order = tf.constant(np.resize(order, self._steps * batch), tf.int32)  # the last batch is filled up
-        mirrored = tf.constant(self._mirrored_first ^ bool(epoch % 2))
+        tf, steps = runtime.tensorflow(), self._steps[epoch]
+        rows = np.arange(len(self._pictures))
+        if steps < self._steps[0]:
+            rows = np.argsort(self._certainty.numpy())[: steps * self._batch]
+        # Filled up for the last batch.
+        order = tf.constant(np.resize(self._random.permutation(rows), steps * self._batch), tf.int32)
+        mirrored = tf.constant(self._mirrored)
+        self._mirrored[rows] ^= True
         step, self.loss, correct = 0, 0.0, 0.0
-        while step < self._steps:
+        while step < steps:
             size, end = self.size_at(epoch, step)
             step, losses, hits = self._advance(order, mirrored, *map(tf.constant, (size, step, end)))
             step, self.loss, correct = int(step), self.loss + float(losses), correct + float(hits)
-            yield step / self._steps
-        self.loss /= self._steps
-        self.accuracy = correct / (self._steps * batch)
+            yield step / steps
+        self.loss /= steps
+        self.accuracy = correct / (steps * self._batch)
 
     def size_at(self, epoch: int, step: int) -> tuple[tuple[int, int], int]:
         """Height and width of the pictures at this step, and the step of this epoch where that ends."""
-        full = self._pictures.shape[1:3]
+        full, steps = self._pictures.shape[1:3], self._steps[epoch]
         if not self._recipe.growing:
-            return tuple(full), self._steps
-        total, before = self._steps * self._recipe.epochs, self._steps * epoch
+            return tuple(full), steps
+        total, before = int(self._ends[-1]), int(self._ends[epoch])
         stage = len(_STAGES) * (before + step) // total
         end = -(-(stage + 1) * total // len(_STAGES)) - before
-        return tuple(side * _STAGES[stage] // 8 for side in full), min(self._steps, end)
+        return tuple(side * _STAGES[stage] // 8 for side in full), min(steps, end)
 
     def work_done(self, epochs: float) -> float:
         """Share of the whole training's work that these first epochs are, where a step costs as its pictures' area."""
-        share = epochs / self._recipe.epochs
+        share = float(np.interp(epochs, np.arange(len(self._ends)), self._ends)) / self._ends[-1]
         if not self._recipe.growing:
             return share
         areas = [size * size for size in _STAGES]
@@ -408,8 +416,13 @@ class Loop:
                 )
                 scaled = self._optimizer.scale_loss(loss)
             hits = tf.equal(tf.argmax(probabilities, axis=1, output_type=tf.int32), answers)
-            results.append((loss, tf.reduce_sum(tf.cast(hits, tf.float32)), tape.gradient(scaled, variables)))
-        losses, hits, gradients = zip(*results, strict=True)
+            certainty = tf.gather(probabilities, answers, batch_dims=1)
+            results.append(
+                (loss, tf.reduce_sum(tf.cast(hits, tf.float32)), certainty, tape.gradient(scaled, variables))
+            )
+        losses, hits, certainty, gradients = zip(*results, strict=True)
+        if self._recipe.hard_fraction < 1:
+            self._certainty.scatter_update(tf.IndexedSlices(tf.concat(certainty, axis=0), rows))
         self._optimizer.apply([tf.add_n(each) / self._towers for each in zip(*gradients, strict=True)], variables)
         return tf.add_n(losses) / self._towers, tf.add_n(hits)
 
