@@ -82,7 +82,8 @@ def check_name(name: str) -> None:
 _FAST = Recipe(
     "fast",
     architecture="airbench",
-    epochs=7,
+    epochs=14,
+    hard_fraction=0.5,
     batch_size=256,
     optimizer="muon",
     learning_rate=0.11,
@@ -99,7 +100,14 @@ RECIPES = {
     for recipe in (
         Recipe("baseline"),
         _FAST,
-        replace(_FAST, name="best", epochs=46, augmentation="flip+shift+cutout", validation_fraction=0.05),
+        replace(
+            _FAST,
+            name="best",
+            epochs=46,
+            hard_fraction=1.0,
+            augmentation="flip+shift+cutout",
+            validation_fraction=0.05,
+        ),
     )
 }
 
