@@ -16,11 +16,12 @@ class Recipe:
     Attributes:
         name: Used in file names.
         architecture: See `build_model`.
-        epochs: Passes over the training data, or over the hard ones of it.
-        hard_fraction: Share of the training pictures that an epoch after the first trains on: those of whose class
-            the network was least sure when it last trained on them ("online batch selection", Loshchilov and Hutter,
-            2015; as in the later airbench96, Jordan, 2024). The rest, which it has got right, comes back as it falls
-            behind the others. 1 for all.
+        epochs: The first goes through all training pictures, the others through `hard_fraction` of them.
+        hard_fraction: Share of the training pictures that an epoch after the first trains on, in whole batches: those
+            of whose class the network was least sure when it last trained on them. The others come back as they fall
+            behind. After "online batch selection" (Loshchilov and Hutter, 2015), which draws by rank; airbench96's
+            later version (Jordan) asks a small network of its own which half is hard. Pictures with a wrong label are
+            always hard, so 1, for all, is safer with many of these.
         batch_size: Pictures a step.
         optimizer: "adam" (Kingma and Ba, 2015), or "muon" (Jordan et al., 2024) for the convolutions and Adam for
             the rest; see `build_optimizer`.
@@ -68,7 +69,7 @@ class Recipe:
                 raise ValueError(f"{field} must be {bound}. Received: {field}={getattr(self, field)}")
 
     def steps(self, pictures: int) -> list[int]:
-        """Training steps of each epoch on so many training pictures; the last batch of an epoch is filled up."""
+        """Training steps of each epoch on so many training pictures."""
         counts = [pictures] + [max(1, round(self.hard_fraction * pictures))] * (self.epochs - 1)
         return [-(-count // min(self.batch_size, pictures)) for count in counts]
 

@@ -324,7 +324,7 @@ class Loop:
 
     Attributes:
         network: What is trained, a copy of the model; see `training_copy`.
-        loss, accuracy: Means over the last epoch's batches, as they were trained on.
+        loss, accuracy: Means over the last epoch's batches, as they were trained on, which may be hard pictures only.
     """
 
     def __init__(self, model, recipe: Recipe, precision: str, pictures: np.ndarray, labels: np.ndarray, seed: int):
@@ -343,16 +343,16 @@ class Loop:
         self._certainty = tf.Variable(tf.zeros(len(pictures)), trainable=False)
         self._optimizer = build_optimizer(recipe, self._ends[-1], scale_loss=precision == "mixed_float16")
         self._optimizer.build(self.network.trainable_variables)
-        self._advance = tf.function(self._some_steps, autograph=False)  # traced once: all its arguments are tensors
+        self._advance = tf.function(self._some_steps, autograph=False)  # traced once: tensors of one shape each
 
     def run_epoch(self, epoch: int) -> Iterator[float]:
         """Train for one epoch; yields the share of it that is done, every third of a second or every step."""
         tf, steps = runtime.tensorflow(), self._steps[epoch]
         rows = np.arange(len(self._pictures))
         if steps < self._steps[0]:
-            rows = np.argsort(self._certainty.numpy())[: steps * self._batch]
-        # Filled up for the last batch.
-        order = tf.constant(np.resize(self._random.permutation(rows), steps * self._batch), tf.int32)
+            rows = np.argsort(np.nan_to_num(self._certainty.numpy()))[: steps * self._batch]
+        # Of one length in all epochs, so that nothing is traced again; the last batch of the first is filled up by it.
+        order = tf.constant(np.resize(self._random.permutation(rows), self._steps[0] * self._batch), tf.int32)
         mirrored = tf.constant(self._mirrored)
         self._mirrored[rows] ^= True
         step, self.loss, correct = 0, 0.0, 0.0
