@@ -6,10 +6,13 @@ import runpy
 import subprocess
 import sys
 import tomllib
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import yaml
+
+from imgclassify.recipes import RECIPES, recorded_settings
 
 PROJECT = Path(__file__).resolve().parents[1]
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
@@ -109,6 +112,11 @@ def test_ci_ends_in_the_readmes_test_command():
     script = (PROJECT / ".ci" / "run").read_text(encoding="utf-8")
     assert re.search(r"^make test$", script, flags=re.MULTILINE)
     assert "make test" in commands_in_readme()
+
+
+def test_the_shipped_best_was_trained_by_its_recipe():
+    manifest = json.loads((PROJECT / "artifacts" / "cifar10_best.json").read_text(encoding="utf-8"))
+    assert recorded_settings(manifest) == asdict(RECIPES["best"])
 
 
 def test_every_notebook_stands_in_the_readme():
