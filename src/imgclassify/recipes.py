@@ -20,8 +20,8 @@ class Recipe:
         hard_fraction: Share of the training pictures that an epoch after the first trains on, in whole batches: those
             of whose class the network was least sure when it last trained on them. The others come back as they fall
             behind. After "online batch selection" (Loshchilov and Hutter, 2015), which draws by rank; airbench96's
-            later version (Jordan) asks a small network of its own which half is hard. Pictures with a wrong label are
-            always hard, so 1, for all, is safer with many of these.
+            later version (Jordan) asks a small network of its own which half is hard. Pictures with a wrong label
+            stay hard, and so take part most often. 1 for all pictures.
         batch_size: Pictures a step.
         optimizer: "adam" (Kingma and Ba, 2015), or "muon" (Jordan et al., 2024) for the convolutions and Adam for
             the rest; see `build_optimizer`.

@@ -52,7 +52,7 @@ def plot_history(history, *, title: str = "", figure: Figure | None = None) -> F
     """Accuracy and loss over the epochs, for training and validation data; the best epoch is marked.
 
     The training curves are of the pictures as they were trained on: varied, and hard ones only where the recipe's
-    `hard_fraction` says so, which puts them on the worse side of the validation curves.
+    `hard_fraction` says so.
 
     Args:
         history: A dict of lists with "loss", "accuracy", "val_loss", "val_accuracy", or a Keras `History`.

@@ -1,7 +1,7 @@
 """`make bench`: side by side with plain Keras and PyTorch; writes artifacts/benchmarks.json and the README's table.
 
 The rivals run in processes of their own (see rivals.py) and take turns, task by task, so that whatever slows the
-machine down slows all of them. Nothing else should run meanwhile. Takes some twelve minutes on two cores.
+machine down slows all of them. Nothing else should run meanwhile. Takes nine to twelve minutes on two cores.
 """
 
 import datetime as dt
