@@ -257,17 +257,26 @@ def copy_of(model, **manifest):
     return copy
 
 
-def test_test_time_augmentation_averages_the_logits_of_a_picture_and_its_mirror_image(tiny, tiny_model):
+def moved(pictures, by: int):
+    """Down and to the right by so many pixels, or up and to the left; the border is reflected."""
+    side = pictures.shape[1]
+    seen = [abs(at) if at < side else 2 * (side - 1) - at for at in np.arange(side) - by]
+    return pictures[:, seen][:, :, seen]
+
+
+@pytest.mark.parametrize(("tta", "moves"), [(1, [0]), (2, [-1, 0, 1])])
+def test_test_time_augmentation_averages_the_logits_of_views_and_their_mirror_images(tiny, tiny_model, tta, moves):
     model, x = copy_of(tiny_model), tiny.x_test[:5]
-    logits = sum(np.log(predict_probabilities(model, view)) for view in (x, x[:, :, ::-1])) / 2
+    views = [view[:, :, ::way] for view in (moved(x, by) for by in moves) for way in (1, -1)]
+    logits = np.mean([np.log(predict_probabilities(model, view)) for view in views], axis=0)
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    assert predict_probabilities(model, x, tta=True) == pytest.approx(expected, rel=1e-3, abs=1e-6)
-    assert not np.array_equal(predict_probabilities(model, x, tta=True), predict_probabilities(model, x))
+    assert predict_probabilities(model, x, tta=tta) == pytest.approx(expected, rel=1e-3, abs=1e-6)
+    assert not np.allclose(predict_probabilities(model, x, tta=tta), predict_probabilities(model, x, tta=tta - 1))
 
 
 def test_a_manifest_decides_whether_there_is_test_time_augmentation(tiny, tiny_model):
-    model, x = copy_of(tiny_model, recipe={"tta": True}), tiny.x_test[:3]
-    with_views, without = (predict_probabilities(model, x, tta=tta) for tta in (True, False))
+    model, x = copy_of(tiny_model, recipe={"tta": True}), tiny.x_test[:3]  # as older manifests have it: level 1
+    with_views, without = (predict_probabilities(model, x, tta=tta) for tta in (1, 0))
     assert np.array_equal(predict_probabilities(model, x), with_views)
     assert not np.array_equal(with_views, without)
     mean = predict_image(model, x[0])

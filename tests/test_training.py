@@ -57,7 +57,7 @@ def test_the_baseline_recipe_is_the_designs():
         "augmentation": "none",
         "label_smoothing": 0.0,
         "growing": False,
-        "tta": False,
+        "tta": 0,
         "validation_fraction": 0.2,
     }
 
@@ -84,6 +84,7 @@ def test_an_unknown_setting_is_refused_with_those_that_exist():
         ("hard_fraction", 1.5, "above 0 and at most 1"),
         ("batch_size", 0, "at least 1"),
         ("learning_rate", 0.0, "above 0"),
+        ("tta", 3, "0, 1 or 2"),
         ("validation_fraction", 0.0, "between 0 and 1"),
         ("validation_fraction", 1.0, "between 0 and 1"),
     ],
@@ -708,7 +709,7 @@ def test_the_work_of_growing_pictures_goes_by_their_area(tiny):
 
 
 def test_a_small_airbench_learns_with_all_parts_on(tiny):
-    recipe = replace(SMALL, schedule="linear", augmentation="flip+shift", label_smoothing=0.1, growing=True, tta=True)
+    recipe = replace(SMALL, schedule="linear", augmentation="flip+shift", label_smoothing=0.1, growing=True, tta=1)
     recipe = replace(recipe, epochs=6, hard_fraction=0.5)
     model, _ = train_model(recipe, tiny, show_progress=False)
     metrics = model.manifest["metrics"]

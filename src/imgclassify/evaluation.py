@@ -137,7 +137,7 @@ def evaluate_model(
     *,
     class_names: Sequence[str] | None = None,
     source: str = "",
-    tta: bool | None = None,
+    tta: int | None = None,
 ) -> Evaluation:
     """Measure a model on labelled pictures, predicting each once, as `predict_image` does.
 
@@ -147,7 +147,7 @@ def evaluate_model(
         y: Their labels, class numbers (N,) or (N, 1), or one-hot (N, classes).
         class_names: As for `predict_image`.
         source: What data this is, for titles, for instance `Dataset.source`.
-        tta: Whether to use test-time augmentation; default: what the model's manifest says.
+        tta: As for `predict_probabilities`.
 
     Returns:
         An `Evaluation`.

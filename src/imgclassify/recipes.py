@@ -31,7 +31,7 @@ class Recipe:
         label_smoothing: Share of the target probability that is spread over all classes (Szegedy et al., 2016).
         growing: Train the first three quarters of the steps on pictures shrunk to 5/8, 6/8 and 7/8 of their size
             (progressive resizing; Howard, 2018), which is quicker. Not for the baseline, whose size is fixed.
-        tta: Test-time augmentation: predictions are means over a picture and its mirror image.
+        tta: Level of test-time augmentation, 0 for none, 1 or 2; see `predict_probabilities`.
         validation_fraction: Share of the training data that is held out for validation.
     """
 
@@ -46,7 +46,7 @@ class Recipe:
     augmentation: str = "none"
     label_smoothing: float = 0.0
     growing: bool = False
-    tta: bool = False
+    tta: int = 0  # False and True in older manifests, which are the same as 0 and 1
     validation_fraction: float = 0.2
 
     def __post_init__(self):
@@ -63,6 +63,7 @@ class Recipe:
             ("schedule", self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
             ("label_smoothing", 0 <= self.label_smoothing < 1, "at least 0 and below 1"),
             ("growing", not (self.growing and self.architecture == "baseline"), "False for the baseline network"),
+            ("tta", self.tta in (0, 1, 2), "0, 1 or 2"),
             ("validation_fraction", 0 < self.validation_fraction < 1, "between 0 and 1"),
         ):
             if not valid:
@@ -92,7 +93,7 @@ _FAST = Recipe(
     augmentation="flip+shift",
     label_smoothing=0.2,
     growing=True,
-    tta=True,
+    tta=2,
     validation_fraction=0.1,
 )
 
@@ -107,6 +108,7 @@ RECIPES = {
             epochs=46,
             hard_fraction=1.0,
             augmentation="flip+shift+cutout",
+            tta=1,
             validation_fraction=0.05,
         ),
     )

@@ -489,7 +489,7 @@ def measure(part: str, model, x: np.ndarray, y: np.ndarray) -> dict[str, object]
         f"{part}_pictures": len(measured.labels),
     }
     if model.manifest["recipe"]["tta"]:
-        metrics[f"{part}_accuracy_without_tta"] = evaluate_model(model, x, y, tta=False).accuracy
+        metrics[f"{part}_accuracy_without_tta"] = evaluate_model(model, x, y, tta=0).accuracy
     return metrics
 
 

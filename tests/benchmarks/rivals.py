@@ -101,10 +101,10 @@ def predictions(data, models: list[str]) -> dict:
     tasks = {}
     for name in models:
         model = load_model(name)
-        predict_probabilities(model, data.x_test[:600], tta=False)
+        predict_probabilities(model, data.x_test[:600], tta=0)
         tasks[f"predict_image {name}"] = lambda m=model: each_timed(lambda i: predict_image(m, data.x_test[i]))
         tasks[f"10,000 pictures {name}"] = lambda m=model: timed(
-            lambda: predict_probabilities(m, data.x_test, tta=False)
+            lambda: predict_probabilities(m, data.x_test, tta=0)
         )
     model = load_model(models[0])
 
