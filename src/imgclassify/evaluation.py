@@ -2,7 +2,7 @@
 
 import html
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -165,7 +165,7 @@ def evaluate_model(
     return Evaluation(predict_probabilities(model, x, tta=tta), labels, names, source)
 
 
-def calibrate(model, x: np.ndarray, y: np.ndarray) -> dict[str, object]:
+def calibrate(model, x: np.ndarray, y: np.ndarray) -> tuple[dict[str, object], Evaluation]:
     """Make confidence mean something: fit temperatures, by which no picture changes its class.
 
     Temperature scaling (Guo et al., "On Calibration of Modern Neural Networks", 2017) divides all logits by the one
@@ -181,8 +181,9 @@ def calibrate(model, x: np.ndarray, y: np.ndarray) -> dict[str, object]:
         y: Their labels, as for `evaluate_model`.
 
     Returns:
-        For the manifest, `{"temperature": ..., "mixture": [..., ...]}`, the latter relative to the former; without
-        the mixture for a model whose answers are not all finite.
+        For the manifest, `{"temperature": ..., "mixture": [..., ...]}`, the latter relative to the former, without
+        the mixture for a model whose answers are not all finite; and the `Evaluation` of the calibrated model on
+        these pictures, which are predicted once only.
 
     Raises:
         ValueError: The model's manifest says that it is calibrated already.
@@ -194,7 +195,7 @@ def calibrate(model, x: np.ndarray, y: np.ndarray) -> dict[str, object]:
     measured = evaluate_model(model, x, y)
     probabilities, rows = np.maximum(measured.probabilities, 1e-30).astype(np.float64), np.arange(len(measured.labels))
     if not np.isfinite(probabilities).all():
-        return {"temperature": 1.0}  # a training that has come to nothing
+        return {"temperature": 1.0}, measured  # a training that has come to nothing
 
     def loss(log_temperatures: np.ndarray) -> float:
         return -np.log(at_temperatures(probabilities, np.exp(log_temperatures))[rows, measured.labels]).mean()
@@ -203,4 +204,5 @@ def calibrate(model, x: np.ndarray, y: np.ndarray) -> dict[str, object]:
     single = minimize_scalar(lambda each: loss([each]), bounds=bounds, method="bounded").x
     pair = minimize(loss, [single - 0.3, single + 0.3], bounds=[bounds] * 2).x
     fold_temperature(model, np.exp(single))
-    return {"temperature": float(np.exp(single)), "mixture": np.exp(pair - single).tolist()}
+    calibrated = replace(measured, probabilities=at_temperatures(probabilities, np.exp(pair)).astype(np.float32))
+    return {"temperature": float(np.exp(single)), "mixture": np.exp(pair - single).tolist()}, calibrated

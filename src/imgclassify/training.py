@@ -135,9 +135,10 @@ def train_model(
                 persistence.save_model(model, run)  # as it is: whatever happens from here on, the weights are kept
                 if history["loss"]:
                     progress.log("calibrating on the validation pictures")
-                    model.manifest |= calibrate(model, data.x_train[val_rows], data.y_train[val_rows])
-                    model.manifest["status"] = status
-                    model.manifest["metrics"] = measure("val", model, data.x_train[val_rows], data.y_train[val_rows])
+                    x_val, y_val = data.x_train[val_rows], data.y_train[val_rows]
+                    temperatures, measured = calibrate(model, x_val, y_val)
+                    model.manifest |= temperatures | {"status": status}
+                    model.manifest["metrics"] = measure("val", model, x_val, y_val, measured)
                     persistence.save_model(model, run, replace=True)
         else:
             persistence.write_manifest(run, manifest)
@@ -478,9 +479,9 @@ class _Watch:
         return f"  {format_seconds(taken / work_done - taken)} left" if taken > 2 and work_done < 1 else ""
 
 
-def measure(part: str, model, x: np.ndarray, y: np.ndarray) -> dict[str, object]:
-    """What a manifest records of its model on pictures of a part, "val" or "test"."""
-    measured = evaluate_model(model, x, y)
+def measure(part: str, model, x: np.ndarray, y: np.ndarray, measured: Evaluation | None = None) -> dict[str, object]:
+    """What a manifest records of its model on pictures of a part, "val" or "test", where not yet `measured`."""
+    measured = measured or evaluate_model(model, x, y)
     metrics = {
         f"{part}_accuracy": measured.accuracy,
         f"{part}_loss": measured.loss,
