@@ -56,6 +56,12 @@ def test_runs_are_listed_newest_first_with_what_their_manifests_say():
     }
 
 
+def test_settings_of_earlier_versions_are_read_as_what_they_are_now():
+    record("20260101-000000-old", recipe={"name": "best", "architecture": "airbench", "growing": True, "tta": True})
+    (old,) = list_runs()
+    assert (old.settings["growing"], old.settings["tta"]) == (4, 1)
+
+
 @pytest.mark.usefixtures("three_runs")
 def test_folders_without_a_readable_manifest_are_left_out():
     runs = runtime.artifacts_dir() / "runs"

@@ -56,7 +56,7 @@ def test_the_baseline_recipe_is_the_designs():
         "schedule": "constant",
         "augmentation": "none",
         "label_smoothing": 0.0,
-        "growing": False,
+        "growing": 0,
         "tta": 0,
         "validation_fraction": 0.2,
     }
@@ -84,6 +84,7 @@ def test_an_unknown_setting_is_refused_with_those_that_exist():
         ("hard_fraction", 1.5, "above 0 and at most 1"),
         ("batch_size", 0, "at least 1"),
         ("learning_rate", 0.0, "above 0"),
+        ("growing", 1, "0, 2, 3 or 4"),
         ("tta", 3, "0, 1 or 2"),
         ("validation_fraction", 0.0, "between 0 and 1"),
         ("validation_fraction", 1.0, "between 0 and 1"),
@@ -521,10 +522,14 @@ def loop_on(tiny, recipe: Recipe, precision: str = "float32") -> training.Loop:
     return training.Loop(model, recipe, precision, tiny.x_train, tiny.y_train, seed=0)
 
 
-def test_growing_pictures_have_four_sizes_for_a_quarter_of_the_steps_each(tiny):
-    loop = loop_on(tiny, replace(SMALL, growing=True))
-    assert [loop.size_at(epoch, 0) for epoch in range(4)] == [((side, side), 4) for side in (20, 24, 28, 32)]
-    loop = loop_on(tiny, replace(SMALL, growing=True, epochs=3))  # 12 steps, 3 a size: sizes change amid an epoch
+@pytest.mark.parametrize(("growing", "sides"), [(2, [20, 32]), (3, [20, 24, 32]), (4, [20, 24, 28, 32])])
+def test_growing_pictures_have_so_many_sizes(tiny, growing, sides):
+    loop = loop_on(tiny, replace(SMALL, growing=growing, epochs=growing))
+    assert [loop.size_at(epoch, 0) for epoch in range(growing)] == [((side, side), 4) for side in sides]
+
+
+def test_four_sizes_have_a_quarter_of_the_steps_each(tiny):
+    loop = loop_on(tiny, replace(SMALL, growing=4, epochs=3))  # 12 steps, 3 a size: sizes change amid an epoch
     seen = []
     for epoch in range(3):
         step = 0
@@ -565,7 +570,7 @@ def test_flips_alternate_from_epoch_to_epoch(tiny, monkeypatch):
 
 
 def test_growing_pictures_and_shorter_epochs_are_traced_once(tiny):
-    loop = loop_on(tiny, replace(SMALL, growing=True, hard_fraction=0.5))
+    loop = loop_on(tiny, replace(SMALL, growing=4, hard_fraction=0.5))
     for epoch in range(4):
         list(loop.run_epoch(epoch))
     assert loop._advance.experimental_get_tracing_count() == 1
@@ -689,7 +694,7 @@ def test_certainty_is_the_probability_of_the_picture_s_class(tiny):
 
 
 def test_sizes_and_rates_go_by_the_steps_where_epochs_are_not_alike(tiny):
-    recipe = replace(SMALL, growing=True, schedule="linear", hard_fraction=0.5, epochs=5)
+    recipe = replace(SMALL, growing=4, schedule="linear", hard_fraction=0.5, epochs=5)
     assert recipe.steps(60) == [4, 2, 2, 2, 2]
     loop = loop_on(tiny, recipe)
     assert [loop.size_at(0, 0), loop.size_at(1, 0), loop.size_at(4, 1)] == [((20, 20), 3), ((24, 24), 2), ((32, 32), 2)]
@@ -701,7 +706,7 @@ def test_sizes_and_rates_go_by_the_steps_where_epochs_are_not_alike(tiny):
 
 
 def test_the_work_of_growing_pictures_goes_by_their_area(tiny):
-    loop = loop_on(tiny, replace(SMALL, epochs=4, growing=True))
+    loop = loop_on(tiny, replace(SMALL, epochs=4, growing=4))
     areas = np.array([25, 36, 49, 64])
     done = [loop.work_done(epochs) for epochs in (0, 1, 2, 3, 4)]
     assert done == pytest.approx([0, *np.cumsum(areas) / areas.sum()])
@@ -709,7 +714,7 @@ def test_the_work_of_growing_pictures_goes_by_their_area(tiny):
 
 
 def test_a_small_airbench_learns_with_all_parts_on(tiny):
-    recipe = replace(SMALL, schedule="linear", augmentation="flip+shift", label_smoothing=0.1, growing=True, tta=1)
+    recipe = replace(SMALL, schedule="linear", augmentation="flip+shift", label_smoothing=0.1, growing=4, tta=1)
     recipe = replace(recipe, epochs=6, hard_fraction=0.5)
     model, _ = train_model(recipe, tiny, show_progress=False)
     metrics = model.manifest["metrics"]
@@ -735,7 +740,7 @@ def test_an_unknown_precision_is_refused_before_training(tiny):
         ({"schedule": "cosine"}, "schedule must be one of constant, linear"),
         ({"label_smoothing": 1.0}, "label_smoothing must be at least 0 and below 1"),
         ({"augmentation": "rotate"}, "augmentation must be one of none, flip"),
-        ({"growing": True}, "growing must be False for the baseline network"),
+        ({"growing": 3}, "growing must be 0 for the baseline network"),
     ],
 )
 def test_recipes_refuse_what_they_do_not_know(settings, said):

@@ -29,8 +29,9 @@ class Recipe:
         schedule: "constant", or "linear" for a learning rate that falls to zero in equal steps.
         augmentation: Random variants of the training pictures; see `augment`.
         label_smoothing: Share of the target probability that is spread over all classes (Szegedy et al., 2016).
-        growing: Train the first three quarters of the steps on pictures shrunk to 5/8, 6/8 and 7/8 of their size
-            (progressive resizing; Howard, 2018), which is quicker. Not for the baseline, whose size is fixed.
+        growing: Train on pictures of so many sizes, from 5/8 to the full one, an equal number of steps each
+            (progressive resizing; Howard, 2018), which is quicker: 2, 3 or 4, or 0 for the full size throughout. Not
+            for the baseline, whose size is fixed.
         tta: Level of test-time augmentation, 0 for none, 1 or 2; see `predict_probabilities`.
         validation_fraction: Share of the training data that is held out for validation.
     """
@@ -45,7 +46,7 @@ class Recipe:
     schedule: str = "constant"
     augmentation: str = "none"
     label_smoothing: float = 0.0
-    growing: bool = False
+    growing: int = 0
     tta: int = 0  # False and True in older manifests, which are the same as 0 and 1
     validation_fraction: float = 0.2
 
@@ -62,7 +63,8 @@ class Recipe:
             ("learning_rate", self.learning_rate > 0, "above 0"),
             ("schedule", self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
             ("label_smoothing", 0 <= self.label_smoothing < 1, "at least 0 and below 1"),
-            ("growing", not (self.growing and self.architecture == "baseline"), "False for the baseline network"),
+            ("growing", self.growing in (0, 2, 3, 4), "0, 2, 3 or 4"),
+            ("growing", not (self.growing and self.architecture == "baseline"), "0 for the baseline network"),
             ("tta", self.tta in (0, 1, 2), "0, 1 or 2"),
             ("validation_fraction", 0 < self.validation_fraction < 1, "between 0 and 1"),
         ):
@@ -92,7 +94,7 @@ _FAST = Recipe(
     schedule="linear",
     augmentation="flip+shift",
     label_smoothing=0.2,
-    growing=True,
+    growing=3,
     tta=2,
     validation_fraction=0.1,
 )
@@ -108,6 +110,7 @@ RECIPES = {
             epochs=46,
             hard_fraction=1.0,
             augmentation="flip+shift+cutout",
+            growing=4,
             tta=1,
             validation_fraction=0.05,
         ),
@@ -132,6 +135,8 @@ def get_recipe(recipe: str | Recipe, **settings) -> Recipe:
 
 
 def recorded_settings(manifest: dict) -> dict[str, object]:
-    """The recipe in a manifest; settings that are younger than the manifest have their defaults."""
+    """The recipe in a manifest, also of earlier versions; settings that it does not have yet have their defaults."""
     recorded = manifest.get("recipe", {})
+    if recorded.get("growing") is True:  # always four sizes then
+        recorded = recorded | {"growing": 4}
     return asdict(Recipe(recorded["name"])) | recorded if recorded else {}

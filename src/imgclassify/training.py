@@ -25,7 +25,6 @@ from imgclassify.recipes import Recipe, check_name, get_recipe, recorded_setting
 HISTORY_KEYS = ("loss", "accuracy", "val_loss", "val_accuracy")
 _SHORT_EPOCHS = 3  # in short mode
 _CHUNK_SECONDS = 0.3  # the longest the compiled loop goes on before it looks at Stop, but for the step it is in
-_STAGES = (5, 6, 7, 8)  # eighths of the pictures' size, where they grow
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 _RUN_OPTIONS = (
     "seed",
@@ -336,6 +335,8 @@ class Loop:
         self._recipe, self._classes = recipe, model.output_shape[-1]
         self._pictures, self._labels = tf.constant(pictures), tf.constant(labels, tf.int32)
         self._steps = recipe.steps(len(pictures))
+        # Eighths of the pictures' size, each for as many steps.
+        self._sizes = [5 + 3 * i // (recipe.growing - 1) for i in range(recipe.growing)] or [8]
         self._ends = np.cumsum([0, *self._steps])  # of the epochs, in steps since the beginning
         self._random = np.random.default_rng(seed)
         # "Alternating flip" (Jordan, 2024): in turn as it is and mirrored, rather than by chance.
@@ -367,20 +368,15 @@ class Loop:
 
     def size_at(self, epoch: int, step: int) -> tuple[tuple[int, int], int]:
         """Height and width of the pictures at this step, and the step of this epoch where that ends."""
-        full, steps = self._pictures.shape[1:3], self._steps[epoch]
-        if not self._recipe.growing:
-            return tuple(full), steps
         total, before = int(self._ends[-1]), int(self._ends[epoch])
-        stage = len(_STAGES) * (before + step) // total
-        end = -(-(stage + 1) * total // len(_STAGES)) - before
-        return tuple(side * _STAGES[stage] // 8 for side in full), min(steps, end)
+        stage = len(self._sizes) * (before + step) // total
+        end = -(-(stage + 1) * total // len(self._sizes)) - before
+        return tuple(side * self._sizes[stage] // 8 for side in self._pictures.shape[1:3]), min(self._steps[epoch], end)
 
     def work_done(self, epochs: float) -> float:
         """Share of the whole training's work that these first epochs are, where a step costs as its pictures' area."""
         share = float(np.interp(epochs, np.arange(len(self._ends)), self._ends)) / self._ends[-1]
-        if not self._recipe.growing:
-            return share
-        areas = [size * size for size in _STAGES]
+        areas = [size * size for size in self._sizes]
         return float(np.interp(share, np.linspace(0, 1, len(areas) + 1), np.cumsum([0, *areas])) / sum(areas))
 
     def _some_steps(self, order, mirrored, size, step, end):
