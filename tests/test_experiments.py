@@ -57,9 +57,9 @@ def test_runs_are_listed_newest_first_with_what_their_manifests_say():
 
 
 def test_settings_of_earlier_versions_are_read_as_what_they_are_now():
-    record("20260101-000000-old", recipe={"name": "best", "architecture": "airbench", "growing": True, "tta": True})
-    (old,) = list_runs()
-    assert (old.settings["growing"], old.settings["tta"]) == (4, 1)
+    record("20260101-000000-best", recipe={"name": "best", "architecture": "airbench", "growing": True, "tta": True})
+    record("20260102-000000-plain", recipe={"name": "baseline", "growing": False, "tta": False})
+    assert [f"{run.settings['growing']} {run.settings['tta']}" for run in list_runs()] == ["0 0", "4 1"]
 
 
 @pytest.mark.usefixtures("three_runs")

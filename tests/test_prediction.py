@@ -274,6 +274,11 @@ def test_test_time_augmentation_averages_the_logits_of_views_and_their_mirror_im
     assert not np.allclose(predict_probabilities(model, x, tta=tta), predict_probabilities(model, x, tta=tta - 1))
 
 
+def test_an_unknown_level_of_test_time_augmentation_is_refused(tiny, tiny_model):
+    with pytest.raises(ValueError, match=r"tta must be 0, 1 or 2\. Received: tta=3"):
+        predict_probabilities(tiny_model, tiny.x_test[:1], tta=3)
+
+
 def test_a_manifest_decides_whether_there_is_test_time_augmentation(tiny, tiny_model):
     model, x = copy_of(tiny_model, recipe={"tta": True}), tiny.x_test[:3]  # as older manifests have it: level 1
     with_views, without = (predict_probabilities(model, x, tta=tta) for tta in (1, 0))

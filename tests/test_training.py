@@ -200,7 +200,7 @@ def test_mixed_precision_training_gives_a_complete_float32_model(tiny):
     assert runtime.keras().config.dtype_policy().name == "float32"  # as it was before
     _, rows = tiny.validation_split(0.2, 0)
     measured = evaluate_model(loaded, tiny.x_train[rows], tiny.y_train[rows])
-    assert manifest["metrics"]["val_loss"] == pytest.approx(measured.loss)
+    assert manifest["metrics"]["val_loss"] == pytest.approx(measured.loss, rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "../up", "two words"])
@@ -714,7 +714,7 @@ def test_the_work_of_growing_pictures_goes_by_their_area(tiny):
 
 
 def test_a_small_airbench_learns_with_all_parts_on(tiny):
-    recipe = replace(SMALL, schedule="linear", augmentation="flip+shift", label_smoothing=0.1, growing=4, tta=1)
+    recipe = replace(SMALL, schedule="linear", augmentation="flip+shift", label_smoothing=0.1, growing=3, tta=2)
     recipe = replace(recipe, epochs=6, hard_fraction=0.5)
     model, _ = train_model(recipe, tiny, show_progress=False)
     metrics = model.manifest["metrics"]
@@ -723,7 +723,9 @@ def test_a_small_airbench_learns_with_all_parts_on(tiny):
     assert {"val_accuracy_without_tta", "val_calibration_error"} <= metrics.keys()
     _, rows = tiny.validation_split(0.2, 0)
     loaded = load_model(runs()[0]["run"])
-    assert evaluate_model(loaded, tiny.x_train[rows], tiny.y_train[rows]).accuracy == metrics["val_accuracy"]
+    measured = evaluate_model(loaded, tiny.x_train[rows], tiny.y_train[rows])
+    assert measured.accuracy == metrics["val_accuracy"]
+    assert measured.loss == pytest.approx(metrics["val_loss"], rel=1e-3)
 
 
 def test_an_unknown_precision_is_refused_before_training(tiny):

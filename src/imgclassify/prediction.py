@@ -145,10 +145,11 @@ def predict_probabilities(
 ) -> np.ndarray:
     """Class probabilities of many pictures, by one function compiled once a model, whatever their number.
 
-    With test-time augmentation (TTA; after airbench, Jordan, 2024) the logits of several views of each picture are
-    averaged: at level 1 of the picture and its mirror image; at level 2 also of both moved by a pixel up and to the
-    left and by a pixel down and to the right, the border reflected, which is six times the work of no augmentation.
-    A model that `calibrate` gave more than one temperature answers with the mean over them.
+    With test-time augmentation (TTA) the logits of several views of each picture are averaged: at level 1 of the
+    picture and its mirror image; at level 2 also of both moved by a pixel up and to the left, and by a pixel down and
+    to the right, the border reflected, which is six times the work of no augmentation. The views are those of airbench
+    (Jordan, 2024), which gives double weight to the unmoved ones. A model that `calibrate` gave more than one
+    temperature answers with the mean over them.
 
     Args:
         model: A Keras model from pictures to probabilities.
@@ -159,9 +160,14 @@ def predict_probabilities(
 
     Returns:
         float32, (N, number of classes).
+
+    Raises:
+        ValueError: There is no such level.
     """
     manifest = getattr(model, "manifest", None) or {}
-    tta = int(manifest.get("recipe", {}).get("tta", 0) if tta is None else tta)
+    tta = int(manifest.get("recipe", {}).get("tta", 0) if tta is None else tta)  # a bool in older manifests
+    if tta not in (0, 1, 2):
+        raise ValueError(f"tta must be 0, 1 or 2. Received: tta={tta}")
     compiled, mixture = _compiled(model, tta), manifest.get("mixture")
 
     def predict(x: np.ndarray) -> np.ndarray:

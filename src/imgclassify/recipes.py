@@ -29,9 +29,9 @@ class Recipe:
         schedule: "constant", or "linear" for a learning rate that falls to zero in equal steps.
         augmentation: Random variants of the training pictures; see `augment`.
         label_smoothing: Share of the target probability that is spread over all classes (Szegedy et al., 2016).
-        growing: Train on pictures of so many sizes, from 5/8 to the full one, an equal number of steps each
-            (progressive resizing; Howard, 2018), which is quicker: 2, 3 or 4, or 0 for the full size throughout. Not
-            for the baseline, whose size is fixed.
+        growing: Train on pictures of so many sizes, an equal number of steps each (progressive resizing; Howard,
+            2018), which is quicker: 2 for 5/8 and 8/8 of the full size, 3 for 6/8 between them, 4 for 6/8 and 7/8; 0
+            for the full size throughout. Not for the baseline, whose size is fixed.
         tta: Level of test-time augmentation, 0 for none, 1 or 2; see `predict_probabilities`.
         validation_fraction: Share of the training data that is held out for validation.
     """
@@ -47,7 +47,7 @@ class Recipe:
     augmentation: str = "none"
     label_smoothing: float = 0.0
     growing: int = 0
-    tta: int = 0  # False and True in older manifests, which are the same as 0 and 1
+    tta: int = 0
     validation_fraction: float = 0.2
 
     def __post_init__(self):
@@ -137,6 +137,9 @@ def get_recipe(recipe: str | Recipe, **settings) -> Recipe:
 def recorded_settings(manifest: dict) -> dict[str, object]:
     """The recipe in a manifest, also of earlier versions; settings that it does not have yet have their defaults."""
     recorded = manifest.get("recipe", {})
-    if recorded.get("growing") is True:  # always four sizes then
-        recorded = recorded | {"growing": 4}
-    return asdict(Recipe(recorded["name"])) | recorded if recorded else {}
+    if not recorded:
+        return {}
+    settings = asdict(Recipe(recorded["name"])) | recorded
+    if settings["growing"] is True:  # always four sizes then
+        settings["growing"] = 4
+    return settings | {key: int(settings[key]) for key in ("growing", "tta")}  # False and True before

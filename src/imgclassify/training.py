@@ -335,7 +335,7 @@ class Loop:
         self._recipe, self._classes = recipe, model.output_shape[-1]
         self._pictures, self._labels = tf.constant(pictures), tf.constant(labels, tf.int32)
         self._steps = recipe.steps(len(pictures))
-        # Eighths of the pictures' size, each for as many steps.
+        # Eighths of the pictures' size, each for the same number of steps.
         self._sizes = [5 + 3 * i // (recipe.growing - 1) for i in range(recipe.growing)] or [8]
         self._ends = np.cumsum([0, *self._steps])  # of the epochs, in steps since the beginning
         self._random = np.random.default_rng(seed)
@@ -476,7 +476,7 @@ class _Watch:
 
 
 def measure(part: str, model, x: np.ndarray, y: np.ndarray, measured: Evaluation | None = None) -> dict[str, object]:
-    """What a manifest records of its model on pictures of a part, "val" or "test", where not yet `measured`."""
+    """What a manifest records of its model on pictures of a part, "val" or "test"; `measured` where they are predicted already."""
     measured = measured or evaluate_model(model, x, y)
     metrics = {
         f"{part}_accuracy": measured.accuracy,
