@@ -476,7 +476,7 @@ class _Watch:
 
 
 def measure(part: str, model, x: np.ndarray, y: np.ndarray, measured: Evaluation | None = None) -> dict[str, object]:
-    """What a manifest records of its model on pictures of a part, "val" or "test"; `measured` where they are predicted already."""
+    """What a manifest records of its model on pictures of a part, "val" or "test", which may be `measured` already."""
     measured = measured or evaluate_model(model, x, y)
     metrics = {
         f"{part}_accuracy": measured.accuracy,
