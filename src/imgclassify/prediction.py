@@ -165,7 +165,7 @@ def predict_probabilities(
         ValueError: There is no such level.
     """
     manifest = getattr(model, "manifest", None) or {}
-    tta = int(manifest.get("recipe", {}).get("tta", 0) if tta is None else tta)  # a bool in older manifests
+    tta = manifest.get("recipe", {}).get("tta", 0) if tta is None else tta  # older manifests: False is 0, True 1
     if tta not in (0, 1, 2):
         raise ValueError(f"tta must be 0, 1 or 2. Received: tta={tta}")
     compiled, mixture = _compiled(model, tta), manifest.get("mixture")
