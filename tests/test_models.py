@@ -145,6 +145,8 @@ def test_whitening_leaves_the_baseline_alone(pictures):
 @pytest.mark.parametrize("architecture", ["baseline", "airbench"])
 def test_a_training_copy_computes_the_same_in_float32(architecture, pictures):
     model = build_model(architecture)
+    draw = np.random.default_rng(0).normal
+    model.set_weights([weights + draw(0, 0.01, weights.shape) for weights in model.get_weights()])  # biases not zero
     x = pictures[:8] / np.float32(255)
     copy = training_copy(model, "float32")
     assert np.asarray(copy(x)) == pytest.approx(np.asarray(model(x)), abs=1e-6)
@@ -186,11 +188,11 @@ def test_a_training_copy_has_the_same_gradients(architecture, pictures):
         assert np.asarray(other) == pytest.approx(np.asarray(one), abs=1e-4 * scale)
 
 
-def test_a_training_copy_of_the_baseline_has_its_relus_after_the_max_poolings(baseline):
+def test_a_training_copy_of_the_baseline_has_its_biases_and_relus_after_the_max_poolings(baseline):
     kinds = [type(layer).__name__ for layer in training_copy(baseline, "float32").layers]
     assert kinds == [
-        *("Conv2D", "MaxPooling2D", "ReLU", "Conv2D", "MaxPooling2D", "ReLU", "Conv2D"),
-        *("Flatten", "Dense", "Dropout", "Dense"),
+        *("Conv2D", "MaxPooling2D", "BiasedReLU", "Conv2D", "MaxPooling2D", "BiasedReLU"),
+        *("SmallConvolution", "Flatten", "Dense", "Dropout", "Dense"),
     ]
     assert [layer.activation.__name__ for layer in baseline.layers if hasattr(layer, "filters")] == ["relu"] * 3
 
