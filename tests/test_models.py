@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from imgclassify import build_model, runtime
-from imgclassify.models import fold_temperature, training_copy, whiten
+from imgclassify.models import _convolve, fold_temperature, training_copy, whiten
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +173,37 @@ def test_fused_batch_normalisation_trains_like_kerass_own(airbench, pictures):
     assert not np.array_equal(copy.get_weights()[-2], airbench.get_weights()[-2])  # the moving averages have moved
 
 
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+@pytest.mark.parametrize(
+    ("kernel", "pictures", "parts"), [((3, 3), 8, 1), ((3, 3), 8, 4), ((2, 3), 6, 4), ((1, 4), 5, 2)]
+)
+def test_a_kernels_gradient_by_convolutions_is_tensorflows_own(padding, kernel, pictures, parts):
+    tf = runtime.tensorflow()
+    draw = np.random.default_rng(0).normal
+    x, weights = (tf.constant(draw(size=shape), tf.float32) for shape in ((pictures, 9, 7, 4), (*kernel, 4, 6)))
+    answers, gradients = [], []
+    for convolve in (lambda: tf.nn.conv2d(x, weights, 1, padding), lambda: _convolve(x, weights, padding, parts)):
+        with tf.GradientTape() as tape:
+            tape.watch((x, weights))
+            answers.append(convolve())
+            loss = tf.reduce_sum(answers[-1] ** 2)
+        gradients.append(tape.gradient(loss, (x, weights)))
+    assert np.array_equal(*answers)
+    for one, other in zip(*gradients, strict=True):
+        assert np.asarray(other) == pytest.approx(np.asarray(one), rel=1e-4, abs=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("architecture", ["baseline", "airbench"])
+def test_only_in_bfloat16_kernels_gradients_are_computed_by_convolutions(architecture, precision):
+    copy = training_copy(build_model(architecture), precision)
+    trained = [layer for layer in copy.layers if hasattr(layer, "filters") and layer.trainable]
+    assert {type(layer).__name__ for layer in trained if layer.input.shape[-1] > 3} == {
+        "float32": {"Conv2D"},
+        "mixed_bfloat16": {"Convolution"},
+    }[precision]
+
+
 @pytest.mark.parametrize("architecture", ["baseline", "airbench"])
 def test_a_training_copy_has_the_same_gradients(architecture, pictures):
     tf = runtime.tensorflow()
@@ -192,7 +223,7 @@ def test_a_training_copy_of_the_baseline_has_its_biases_and_relus_after_the_max_
     kinds = [type(layer).__name__ for layer in training_copy(baseline, "float32").layers]
     assert kinds == [
         *("Conv2D", "MaxPooling2D", "BiasedReLU", "Conv2D", "MaxPooling2D", "BiasedReLU"),
-        *("SmallConvolution", "Flatten", "Dense", "Dropout", "Dense"),
+        *("Conv2D", "Flatten", "Dense", "Dropout", "Dense"),
     ]
     assert [layer.activation.__name__ for layer in baseline.layers if hasattr(layer, "filters")] == ["relu"] * 3
 

@@ -57,6 +57,7 @@ def test_the_baseline_recipe_is_the_designs():
         "augmentation": "none",
         "label_smoothing": 0.0,
         "growing": 0,
+        "averaging": 0.0,
         "tta": 0,
         "validation_fraction": 0.2,
     }
@@ -85,6 +86,7 @@ def test_an_unknown_setting_is_refused_with_those_that_exist():
         ("batch_size", 0, "at least 1"),
         ("learning_rate", 0.0, "above 0"),
         ("growing", 1, "0, 2, 3 or 4"),
+        ("averaging", 1.5, "between 0 and 1"),
         ("tta", 3, "0, 1 or 2"),
         ("validation_fraction", 0.0, "between 0 and 1"),
         ("validation_fraction", 1.0, "between 0 and 1"),
@@ -549,7 +551,7 @@ def test_an_epoch_shows_each_picture_once_and_fills_the_last_batch_up(tiny, monk
     loop = loop_on(tiny, SMALL)  # 60 pictures, 4 steps of 16
     seen = []
     monkeypatch.setattr(
-        loop, "_advance", lambda order, mirrored, size, step, end: (seen.append(order.numpy()), (end, 0, 0))[1]
+        loop, "_advance", lambda order, mirrored, size, step, end, *_: (seen.append(order.numpy()), (end, 0, 0))[1]
     )
     assert list(loop.run_epoch(0)) == [1.0]
     assert sorted(seen[0][:60]) == list(range(60))
@@ -560,7 +562,7 @@ def test_flips_alternate_from_epoch_to_epoch(tiny, monkeypatch):
     loop = loop_on(tiny, SMALL)
     mirrored = []
     monkeypatch.setattr(
-        loop, "_advance", lambda order, flips, size, step, end: (mirrored.append(flips.numpy()), (end, 0, 0))[1]
+        loop, "_advance", lambda order, flips, size, step, end, *_: (mirrored.append(flips.numpy()), (end, 0, 0))[1]
     )
     for epoch in range(3):
         list(loop.run_epoch(epoch))
@@ -693,6 +695,21 @@ def test_certainty_is_the_probability_of_the_picture_s_class(tiny):
     assert loop._certainty.numpy() == pytest.approx(expected, abs=1e-4)
 
 
+def test_averaged_weights_are_the_mean_over_the_last_steps(tiny, monkeypatch):
+    monkeypatch.setattr(training, "_CHUNK_SECONDS", 0.0)  # a step at a time
+    recipe = replace(SMALL, epochs=3, batch_size=20, hard_fraction=0.5)
+    weights = {}
+    for averaging in (0.0, 0.5):
+        loop = loop_on(tiny, replace(recipe, averaging=averaging))  # 3, 2 and 2 steps, of which half are 3 or 4
+        weights[averaging] = [loop.network.get_weights() for epoch in range(3) for _ in loop.run_epoch(epoch)]
+        last = loop.network.get_weights()
+    assert len(weights[0.0]) == 7
+    for averaged, *steps in zip(last, *weights[0.0][-3:], strict=True):
+        assert averaged == pytest.approx(np.mean(steps, axis=0), abs=1e-5)
+    for one, other in zip(weights[0.0][-1], weights[0.5][-1], strict=True):
+        assert np.array_equal(one, other)  # averaging does not steer the training
+
+
 def test_sizes_and_rates_go_by_the_steps_where_epochs_are_not_alike(tiny):
     recipe = replace(SMALL, growing=4, schedule="linear", hard_fraction=0.5, epochs=5)
     assert recipe.steps(60) == [4, 2, 2, 2, 2]
@@ -715,7 +732,7 @@ def test_the_work_of_growing_pictures_goes_by_their_area(tiny):
 
 def test_a_small_airbench_learns_with_all_parts_on(tiny):
     recipe = replace(SMALL, schedule="linear", augmentation="flip+shift", label_smoothing=0.1, growing=3, tta=2)
-    recipe = replace(recipe, epochs=6, hard_fraction=0.5)
+    recipe = replace(recipe, epochs=6, hard_fraction=0.5, averaging=0.2)
     model, _ = train_model(recipe, tiny, show_progress=False)
     metrics = model.manifest["metrics"]
     assert metrics["val_accuracy"] > 0.9

@@ -345,10 +345,15 @@ class Loop:
         self._certainty = tf.Variable(tf.zeros(len(pictures)), trainable=False)
         self._optimizer = build_optimizer(recipe, self._ends[-1], scale_loss=precision == "mixed_float16")
         self._optimizer.build(self.network.trainable_variables)
+        averaged = self.network.weights if recipe.averaging else []
+        self._averages = [tf.Variable(weight, trainable=False) for weight in averaged]
         self._advance = tf.function(self._some_steps, autograph=False)  # traced once: tensors of one shape each
 
     def run_epoch(self, epoch: int) -> Iterator[float]:
-        """Train for one epoch; yields the share of it that is done, every third of a second or every step."""
+        """Train for one epoch; yields the share of it that is done, every third of a second or every step.
+
+        After the last one the network has the mean of the weights, where the recipe averages them.
+        """
         tf, steps = runtime.tensorflow(), self._steps[epoch]
         rows = np.arange(len(self._pictures))
         if steps < self._steps[0]:
@@ -357,14 +362,17 @@ class Loop:
         order = tf.constant(np.resize(self._random.permutation(rows), self._steps[0] * self._batch), tf.int32)
         mirrored = tf.constant(self._mirrored)
         self._mirrored[rows] ^= True
+        averaged_from = int(round((1 - self._recipe.averaging) * self._ends[-1]) - self._ends[epoch])
         step, self.loss, correct = 0, 0.0, 0.0
         while step < steps:
             size, end = self.size_at(epoch, step)
-            step, losses, hits = self._advance(order, mirrored, *map(tf.constant, (size, step, end)))
+            step, losses, hits = self._advance(order, mirrored, *map(tf.constant, (size, step, end, averaged_from)))
             step, self.loss, correct = int(step), self.loss + float(losses), correct + float(hits)
             yield step / steps
         self.loss /= steps
         self.accuracy = correct / (steps * self._batch)
+        if self._averages and epoch == len(self._steps) - 1:
+            self.network.set_weights([average.numpy() for average in self._averages])
 
     def size_at(self, epoch: int, step: int) -> tuple[tuple[int, int], int]:
         """Height and width of the pictures at this step, and the step of this epoch where that ends."""
@@ -379,13 +387,19 @@ class Loop:
         areas = [size * size for size in self._sizes]
         return float(np.interp(share, np.linspace(0, 1, len(areas) + 1), np.cumsum([0, *areas])) / sum(areas))
 
-    def _some_steps(self, order, mirrored, size, step, end):
-        """Steps from `step` to `end`, as far as time allows -> (next step, sum of losses, number of hits)."""
+    def _some_steps(self, order, mirrored, size, step, end, averaged_from):
+        """Steps from `step` to `end`, as far as time allows -> (next step, sum of losses, number of hits).
+
+        Weights are averaged from the step `averaged_from` on, which like the others counts from the epoch's beginning.
+        """
         tf, batch = runtime.tensorflow(), self._batch
         started = tf.timestamp()
 
         def body(step, losses, hits):
-            loss, hit = self._step(order[step * batch : (step + 1) * batch], mirrored, size)
+            rows = tf.ensure_shape(order[step * batch : (step + 1) * batch], batch)
+            loss, hit = self._step(rows, mirrored, size)
+            if self._averages:
+                tf.cond(step < averaged_from, lambda: 0, lambda: self._average(step - averaged_from + 1))
             return step + 1, losses + loss, hits + hit
 
         def on(now, *_):
@@ -422,6 +436,13 @@ class Loop:
             self._certainty.scatter_update(tf.IndexedSlices(tf.concat(certainty, axis=0), rows))
         self._optimizer.apply([tf.add_n(each) / self._towers for each in zip(*gradients, strict=True)], variables)
         return tf.add_n(losses) / self._towers, tf.add_n(hits)
+
+    def _average(self, count):
+        """Take the weights as they are into their mean over `count` steps, of which this is the last."""
+        tf = runtime.tensorflow()
+        for average, weight in zip(self._averages, self.network.weights, strict=True):
+            average.assign_add((weight - average) / tf.cast(count, tf.float32))
+        return 0
 
 
 class _StopTraining(Exception):  # noqa: N818 - a request, not an error
