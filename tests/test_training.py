@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from imgclassify import runtime, training
+from imgclassify import models, runtime, training
 from imgclassify.data import DatasetError
 from imgclassify.evaluation import evaluate_model
 from imgclassify.models import build_model
@@ -86,7 +86,7 @@ def test_an_unknown_setting_is_refused_with_those_that_exist():
         ("batch_size", 0, "at least 1"),
         ("learning_rate", 0.0, "above 0"),
         ("growing", 1, "0, 2, 3 or 4"),
-        ("averaging", 1.5, "between 0 and 1"),
+        ("averaging", 1.5, "at least 0 and at most 1"),
         ("tta", 3, "0, 1 or 2"),
         ("validation_fraction", 0.0, "between 0 and 1"),
         ("validation_fraction", 1.0, "between 0 and 1"),
@@ -572,7 +572,7 @@ def test_flips_alternate_from_epoch_to_epoch(tiny, monkeypatch):
 
 
 def test_growing_pictures_and_shorter_epochs_are_traced_once(tiny):
-    loop = loop_on(tiny, replace(SMALL, growing=4, hard_fraction=0.5))
+    loop = loop_on(tiny, replace(SMALL, growing=4, hard_fraction=0.5, averaging=0.3))
     for epoch in range(4):
         list(loop.run_epoch(epoch))
     assert loop._advance.experimental_get_tracing_count() == 1
@@ -695,17 +695,24 @@ def test_certainty_is_the_probability_of_the_picture_s_class(tiny):
     assert loop._certainty.numpy() == pytest.approx(expected, abs=1e-4)
 
 
+def test_a_step_in_bfloat16_knows_the_size_of_its_batch(tiny, monkeypatch):
+    sizes, convolve = set(), models._convolve
+    monkeypatch.setattr(models, "_convolve", lambda x, *others: (sizes.add(x.shape[0]), convolve(x, *others))[1])
+    loop = loop_on(tiny, replace(SMALL, augmentation="flip+shift+cutout", growing=3), "mixed_bfloat16")
+    next(loop.run_epoch(0))
+    assert sizes == {16 // runtime.towers(16)}
+
+
 def test_averaged_weights_are_the_mean_over_the_last_steps(tiny, monkeypatch):
     monkeypatch.setattr(training, "_CHUNK_SECONDS", 0.0)  # a step at a time
     recipe = replace(SMALL, epochs=3, batch_size=20, hard_fraction=0.5)
     weights = {}
-    for averaging in (0.0, 0.5):
-        loop = loop_on(tiny, replace(recipe, averaging=averaging))  # 3, 2 and 2 steps, of which half are 3 or 4
+    for averaging, count in ((0.0, 1), (0.5, 4), (0.01, 1)):
+        loop = loop_on(tiny, replace(recipe, averaging=averaging))  # of 3, 2 and 2 steps
         weights[averaging] = [loop.network.get_weights() for epoch in range(3) for _ in loop.run_epoch(epoch)]
-        last = loop.network.get_weights()
-    assert len(weights[0.0]) == 7
-    for averaged, *steps in zip(last, *weights[0.0][-3:], strict=True):
-        assert averaged == pytest.approx(np.mean(steps, axis=0), abs=1e-5)
+        assert len(weights[averaging]) == 7
+        for averaged, *steps in zip(loop.network.get_weights(), *weights[averaging][-count:], strict=True):
+            assert averaged == pytest.approx(np.mean(steps, axis=0), abs=1e-5)
     for one, other in zip(weights[0.0][-1], weights[0.5][-1], strict=True):
         assert np.array_equal(one, other)  # averaging does not steer the training
 

@@ -144,13 +144,13 @@ def training_copy(model, precision: str, *, towers: int = 1):
             and the moving averages take them all in, so that a step weighs the same whatever their number.
     """
     keras, last = runtime.keras(), model.layers[-1]
-    by_convolutions = precision == "mixed_bfloat16"
 
     def clone(layer, **changes):
         kind, config = type(layer), layer.get_config() | changes
-        if kind is keras.layers.Conv2D and by_convolutions and layer.trainable and layer.input.shape[-1] > 3:
+        few = layer.input.shape[-1] <= 3  # channels, too few to be a batch
+        if kind is keras.layers.Conv2D and layer.trainable and precision == "mixed_bfloat16" and not few:
             kind = _convolution()
-            config["parts"] = 2 ** max(0, round(math.log2(layer.output.shape[1] / 4)))
+            config["parts"] = 2 ** max(0, round(math.log2(layer.output.shape[1] / 4)))  # 1 for 4 rows, 8 for 31
         if kind is keras.layers.BatchNormalization:
             kind = _fused_batch_normalization()
             config["momentum"] **= 1 / towers
@@ -229,24 +229,23 @@ def _convolution() -> type:
 def _convolve(x, kernel, padding: str, parts: int):
     """A convolution with a stride of one, whose kernel's gradient is computed by convolutions forward.
 
-    The gradient is one, in which pictures and channels change places and what comes from above is the kernel. In
-    bfloat16 oneDNN's own operation for it takes up to twice the time (AMD EPYC; in float32 it is the quicker one). The
-    pictures are taken in `parts` of equal number, where that can be, so that a kernel fits into the cache of a core.
+    It is a convolution itself, of `x` with the gradient from above as its kernel, where pictures and channels change
+    places. In bfloat16 oneDNN's own operation for it takes up to twice the time (AMD EPYC; in float32 it is the quicker
+    one). The batch is split into `parts` of equal size, fewer where it does not divide and one where its size is not
+    known beforehand, so that such a kernel fits into the cache of a core.
     """
     tf = runtime.tensorflow()
 
     @tf.custom_gradient
     def convolve(x, kernel):
         def gradients(above):
-            around = [((side - 1) // 2, side // 2) if padding == "SAME" else (0, 0) for side in kernel.shape[:2]]
+            border = [((side - 1) // 2, side // 2) if padding == "SAME" else (0, 0) for side in kernel.shape[:2]]
             count = math.gcd(parts, x.shape[0] or 1)
-            pictures = [tf.transpose(part, (3, 1, 2, 0)) for part in tf.split(x, count)]
-            kernels = [tf.transpose(part, (1, 2, 0, 3)) for part in tf.split(above, count)]
-            parts_of_it = [
-                tf.nn.conv2d(*pair, 1, [(0, 0), *around, (0, 0)]) for pair in zip(pictures, kernels, strict=True)
-            ]
+            inputs = [tf.transpose(part, (3, 1, 2, 0)) for part in tf.split(x, count)]
+            filters = [tf.transpose(part, (1, 2, 0, 3)) for part in tf.split(above, count)]
+            sums = [tf.nn.conv2d(*pair, 1, [(0, 0), *border, (0, 0)]) for pair in zip(inputs, filters, strict=True)]
             below = tf.nn.conv2d_transpose(above, kernel, tf.shape(x), 1, padding)
-            return below, tf.transpose(tf.add_n(parts_of_it), (1, 2, 0, 3))
+            return below, tf.transpose(tf.add_n(sums), (1, 2, 0, 3))
 
         return tf.nn.conv2d(x, kernel, 1, padding), gradients
 

@@ -32,9 +32,9 @@ class Recipe:
         growing: Train on pictures of so many sizes, an equal number of steps each (progressive resizing; Howard,
             2018), which is quicker: 2 for 5/8 and 8/8 of the full size, 3 for 6/8 between them, 4 for 6/8 and 7/8; 0
             for the full size throughout. Not for the baseline, whose size is fixed.
-        averaging: Share of the training's steps, the last ones, over which the weights are averaged in the end, the
-            moving averages of batch normalisation too; 0 for the last step's. After "stochastic weight averaging"
-            (Izmailov et al., 2018), here while the learning rate falls.
+        averaging: Share of the training's steps, the last ones, over which the weights are averaged in the end; 0 for
+            the weights of the last step. After "stochastic weight averaging" (Izmailov et al., 2018), here while the
+            learning rate falls, and with the statistics of batch normalisation averaged too, not measured anew.
         tta: Level of test-time augmentation, 0 for none, 1 or 2; see `predict_probabilities`.
         validation_fraction: Share of the training data that is held out for validation.
     """
@@ -69,7 +69,7 @@ class Recipe:
             ("label_smoothing", 0 <= self.label_smoothing < 1, "at least 0 and below 1"),
             ("growing", self.growing in (0, 2, 3, 4), "0, 2, 3 or 4"),
             ("growing", not (self.growing and self.architecture == "baseline"), "0 for the baseline network"),
-            ("averaging", 0 <= self.averaging <= 1, "between 0 and 1"),
+            ("averaging", 0 <= self.averaging <= 1, "at least 0 and at most 1"),
             ("tta", self.tta in (0, 1, 2), "0, 1 or 2"),
             ("validation_fraction", 0 < self.validation_fraction < 1, "between 0 and 1"),
         ):

@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime as dt
+import math
 import os
 import threading
 import time
@@ -56,10 +57,10 @@ def train_model(
 
     An interrupt (Ctrl-C, or Interrupt in a notebook) or `stop` ends the training early: the run and the
     returned model then have the weights of the epoch with the best validation accuracy so far, and
-    `model.manifest["status"]` is "interrupted". Otherwise they have the last epoch's and it is "complete".
-    An interrupt during the calibration is raised; the run then has the model uncalibrated, as "interrupted".
-    After an error, the best weights so far stay in the run too, as "failed". The model is calibrated on the
-    validation pictures; see `calibrate`.
+    `model.manifest["status"]` is "interrupted". Otherwise they have the last epoch's, or the mean over the last
+    steps where the recipe averages them, and it is "complete". An interrupt during the calibration is raised; the
+    run then has the model uncalibrated, as "interrupted". After an error, the best weights so far stay in the run
+    too, as "failed". The model is calibrated on the validation pictures; see `calibrate`.
 
     Args:
         recipe: A name in `RECIPES`, or a `Recipe`.
@@ -345,8 +346,8 @@ class Loop:
         self._certainty = tf.Variable(tf.zeros(len(pictures)), trainable=False)
         self._optimizer = build_optimizer(recipe, self._ends[-1], scale_loss=precision == "mixed_float16")
         self._optimizer.build(self.network.trainable_variables)
-        averaged = self.network.weights if recipe.averaging else []
-        self._averages = [tf.Variable(weight, trainable=False) for weight in averaged]
+        self._averaged = math.ceil(recipe.averaging * self._ends[-1])  # steps, the last ones
+        self._averages = [tf.Variable(weight, trainable=False) for weight in self.network.weights if self._averaged]
         self._advance = tf.function(self._some_steps, autograph=False)  # traced once: tensors of one shape each
 
     def run_epoch(self, epoch: int) -> Iterator[float]:
@@ -362,7 +363,7 @@ class Loop:
         order = tf.constant(np.resize(self._random.permutation(rows), self._steps[0] * self._batch), tf.int32)
         mirrored = tf.constant(self._mirrored)
         self._mirrored[rows] ^= True
-        averaged_from = int(round((1 - self._recipe.averaging) * self._ends[-1]) - self._ends[epoch])
+        averaged_from = int(self._ends[-1] - self._averaged - self._ends[epoch])
         step, self.loss, correct = 0, 0.0, 0.0
         while step < steps:
             size, end = self.size_at(epoch, step)
@@ -396,10 +397,10 @@ class Loop:
         started = tf.timestamp()
 
         def body(step, losses, hits):
-            rows = tf.ensure_shape(order[step * batch : (step + 1) * batch], batch)
+            rows = tf.ensure_shape(order[step * batch : (step + 1) * batch], batch)  # `_convolve` splits by it
             loss, hit = self._step(rows, mirrored, size)
             if self._averages:
-                tf.cond(step < averaged_from, lambda: 0, lambda: self._average(step - averaged_from + 1))
+                tf.cond(step >= averaged_from, lambda: self._average(step - averaged_from + 1), lambda: 0)
             return step + 1, losses + loss, hits + hit
 
         def on(now, *_):
