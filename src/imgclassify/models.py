@@ -147,8 +147,8 @@ def training_copy(model, precision: str, *, towers: int = 1):
 
     def clone(layer, **changes):
         kind, config = type(layer), layer.get_config() | changes
-        few = layer.input.shape[-1] <= 3  # channels, too few to be a batch
-        if kind is keras.layers.Conv2D and layer.trainable and precision == "mixed_bfloat16" and not few:
+        trained = kind is keras.layers.Conv2D and layer.trainable
+        if trained and precision == "mixed_bfloat16" and layer.input.shape[-1] > 3:  # channels; few make a poor batch
             kind = _convolution()
             config["parts"] = 2 ** max(0, round(math.log2(layer.output.shape[1] / 4)))  # 1 for 4 rows, 8 for 31
         if kind is keras.layers.BatchNormalization:
