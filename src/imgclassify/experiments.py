@@ -88,9 +88,11 @@ class Comparison:
 
     def _repr_html_(self) -> str:
         head, *body = [[html.escape(cell) for cell in row] for row in self.rows()]
-        style = 'style="text-align:left;white-space:nowrap;padding:2px 10px 2px 0"'
-        rows = [f"<th {style}>" + f"</th><th {style}>".join(head) + "</th>"]
-        rows += [f"<td {style}>" + f"</td><td {style}>".join(row) + "</td>" for row in body]
+        style = 'style="text-align:left;padding:2px 10px 2px 0'
+        breakable = [cell.replace("_", "_<wbr>") for cell in head]  # so that many settings fit on a page
+        rows = [f'<th {style}">' + f'</th><th {style}">'.join(breakable) + "</th>"]
+        nowrap = f'{style};white-space:nowrap"'
+        rows += [f"<td {nowrap}>" + f"</td><td {nowrap}>".join(row) + "</td>" for row in body]
         return "<table>" + "".join(f"<tr>{row}</tr>" for row in rows) + "</table>"
 
 
