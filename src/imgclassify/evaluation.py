@@ -200,7 +200,8 @@ def calibrate(model, x: np.ndarray, y: np.ndarray) -> tuple[dict[str, object], E
     def loss(log_temperatures: np.ndarray) -> float:
         return -np.log(at_temperatures(probabilities, np.exp(log_temperatures))[rows, measured.labels]).mean()
 
-    bounds = (-np.log(4), np.log(4))  # a few pictures, all right, would ask for a temperature of zero
+    widest = np.log(4) - 1e-9  # a quarter to four, rounding included: pictures that are all right would ask for zero
+    bounds = (-widest, widest)
     single = minimize_scalar(lambda each: loss([each]), bounds=bounds, method="bounded").x
     pair = minimize(loss, [single - 0.3, single + 0.3], bounds=[bounds] * 2).x
     fold_temperature(model, np.exp(single))
