@@ -88,11 +88,10 @@ class Comparison:
 
     def _repr_html_(self) -> str:
         head, *body = [[html.escape(cell) for cell in row] for row in self.rows()]
-        style = 'style="text-align:left;padding:2px 10px 2px 0'
-        breakable = [cell.replace("_", "_<wbr>") for cell in head]  # so that many settings fit on a page
-        rows = [f'<th {style}">' + f'</th><th {style}">'.join(breakable) + "</th>"]
-        nowrap = f'{style};white-space:nowrap"'
-        rows += [f"<td {nowrap}>" + f"</td><td {nowrap}>".join(row) + "</td>" for row in body]
+        style = "text-align:left;padding:2px 10px 2px 0"
+        names = [cell.replace("_", "_<wbr>") for cell in head]  # may be broken, so that many settings fit on a page
+        rows = ["".join(f'<th style="{style}">{name}</th>' for name in names)]
+        rows += ["".join(f'<td style="{style};white-space:nowrap">{cell}</td>' for cell in row) for row in body]
         return "<table>" + "".join(f"<tr>{row}</tr>" for row in rows) + "</table>"
 
 
