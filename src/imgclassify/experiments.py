@@ -89,7 +89,7 @@ class Comparison:
     def _repr_html_(self) -> str:
         head, *body = [[html.escape(cell) for cell in row] for row in self.rows()]
         style = "text-align:left;padding:2px 10px 2px 0"
-        names = [cell.replace("_", "_<wbr>") for cell in head]  # may be broken, so that many settings fit on a page
+        names = [cell.replace("_", "_<wbr>") for cell in head]  # may be broken, which keeps the table narrower
         rows = ["".join(f'<th style="{style}">{name}</th>' for name in names)]
         rows += ["".join(f'<td style="{style};white-space:nowrap">{cell}</td>' for cell in row) for row in body]
         return "<table>" + "".join(f"<tr>{row}</tr>" for row in rows) + "</table>"
