@@ -1,22 +1,36 @@
 """Image classification on CIFAR-10 and your own pictures; see the notebooks.
 
-Names are imported on first use, so that `import imgclassify` loads neither TensorFlow nor numpy.
+Names are imported on first use, so that `import imgclassify` loads neither TensorFlow nor numpy. `__init__.pyi` tells
+editors and type checkers where they are.
 """
 
 import importlib
 
 _MODULE_OF = {
-    "DatasetError": "data", "load_and_preprocess_data": "data", "load_dataset": "data",
-    "ImageError": "images", "decode_image": "images", "prepare_image": "images",
-    "build_model": "models",
-    "Recipe": "recipes", "train_model": "training", "train_or_load_model": "training",
-    "ModelFileError": "persistence", "load_model": "persistence", "save_model": "persistence",
-    "compare_runs": "experiments", "delete_run": "experiments", "list_runs": "experiments",
-    "evaluate_model": "evaluation",
-    "classify_custom_image": "prediction", "predict_image": "prediction",
+    "DatasetError": "data.dataset",
+    "load_and_preprocess_data": "data.loading",
+    "load_dataset": "data.loading",
+    "ImageError": "data.images",
+    "decode_image": "data.images",
+    "prepare_image": "data.images",
+    "build_model": "models.networks",
+    "Recipe": "recipes",
+    "Classifier": "classifier",
+    "classify_custom_image": "classifier",
+    "load_model": "classifier",
+    "predict_image": "classifier",
+    "save_model": "classifier",
+    "train_model": "training.train",
+    "train_or_load_model": "training.publish",
+    "Manifest": "runs.manifest",
+    "ModelFileError": "runs.manifest",
+    "compare_runs": "runs.records",
+    "delete_run": "runs.records",
+    "list_runs": "runs.records",
+    "evaluate_model": "evaluation.metrics",
     "plot_history": "visualization",
-    "set_seed": "runtime",
-}  # fmt: skip
+    "set_seed": "backend",
+}
 
 __all__ = sorted(_MODULE_OF)
 

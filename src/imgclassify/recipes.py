@@ -1,9 +1,11 @@
-"""Recipes: everything that decides how a network is trained, but for the data and the seed."""
+"""Recipes: everything that decides how a network is trained, except the data and the seed. The file to edit."""
 
+import math
 import re
 from dataclasses import asdict, dataclass, replace
 
-from imgclassify.augmentation import check_augmentation
+from imgclassify.data.augmentation import check_augmentation
+from imgclassify.models.inference import VIEWS
 
 OPTIMIZERS = ("adam", "muon")
 SCHEDULES = ("constant", "linear")
@@ -22,20 +24,18 @@ class Recipe:
             behind. After "online batch selection" (Loshchilov and Hutter, 2015), which draws by rank; airbench96's
             later version (Jordan) asks a small network of its own which half is hard. Pictures with a wrong label
             stay hard, and so take part most often. 1 for all pictures.
-        batch_size: Pictures a step.
+        batch_size: Pictures per step.
         optimizer: "adam" (Kingma and Ba, 2015), or "muon" (Jordan et al., 2024) for the convolutions and Adam for
             the rest; see `build_optimizer`.
         learning_rate: The optimizer's, at the start.
         schedule: "constant", or "linear" for a learning rate that falls to zero in equal steps.
-        augmentation: Random variants of the training pictures; see `augment`.
+        augmentation: Random variants of the training pictures; see `draw_variations`.
         label_smoothing: Share of the target probability that is spread over all classes (Szegedy et al., 2016).
-        growing: Train on pictures of so many sizes, an equal number of steps each (progressive resizing; Howard,
-            2018), which is quicker: 2 for 5/8 and 8/8 of the full size, 3 for 6/8 between them, 4 for 6/8 and 7/8; 0
-            for the full size throughout. Not for the baseline, whose size is fixed.
-        averaging: Share of the training's steps, the last ones, over which the weights are averaged in the end; 0 for
-            the weights of the last step. After "stochastic weight averaging" (Izmailov et al., 2018), here while the
-            learning rate falls, and with the statistics of batch normalisation averaged too, not measured anew.
-        tta: Level of test-time augmentation, 0 for none, 1 or 2; see `predict_probabilities`.
+        sizes: Train on pictures of these sizes, shares of the full one, an equal number of steps each (progressive
+            resizing; Howard, 2018): smaller ones are quicker. (1.0,) for the full size throughout, which the baseline
+            needs.
+        views: Views of a picture that are averaged at prediction (test-time augmentation): 1, 2 or 6; see
+            `predict_probabilities`.
         validation_fraction: Share of the training data that is held out for validation.
     """
 
@@ -49,12 +49,12 @@ class Recipe:
     schedule: str = "constant"
     augmentation: str = "none"
     label_smoothing: float = 0.0
-    growing: int = 0
-    averaging: float = 0.0
-    tta: int = 0
+    sizes: tuple[float, ...] = (1.0,)
+    views: int = 1
     validation_fraction: float = 0.2
 
     def __post_init__(self):
+        object.__setattr__(self, "sizes", tuple(self.sizes))  # a list, as JSON has it, is as good
         check_name(self.name)
         check_augmentation(self.augmentation)
         for field, valid, bound in (
@@ -62,15 +62,14 @@ class Recipe:
             ("hard_fraction", 0 < self.hard_fraction <= 1, "above 0 and at most 1"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
             ("optimizer", self.optimizer in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}"),
-            # Muon scales kernels, which the network must be indifferent to.
+            # Muon scales kernels, and only batch normalisation makes a network indifferent to that.
             ("optimizer", (self.optimizer, self.architecture) != ("muon", "baseline"), "adam for the baseline network"),
-            ("learning_rate", self.learning_rate > 0, "above 0"),
+            ("learning_rate", 0 < self.learning_rate < math.inf, "above 0 and finite"),
             ("schedule", self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
             ("label_smoothing", 0 <= self.label_smoothing < 1, "at least 0 and below 1"),
-            ("growing", self.growing in (0, 2, 3, 4), "0, 2, 3 or 4"),
-            ("growing", not (self.growing and self.architecture == "baseline"), "0 for the baseline network"),
-            ("averaging", 0 <= self.averaging <= 1, "at least 0 and at most 1"),
-            ("tta", self.tta in (0, 1, 2), "0, 1 or 2"),
+            ("sizes", self.sizes and all(0.5 < size <= 1 for size in self.sizes), "shares above 0.5 and at most 1"),
+            ("sizes", self.architecture != "baseline" or set(self.sizes) == {1.0}, "(1.0,) for the baseline network"),
+            ("views", self.views in VIEWS, f"one of {', '.join(map(str, VIEWS))}"),
             ("validation_fraction", 0 < self.validation_fraction < 1, "between 0 and 1"),
         ):
             if not valid:
@@ -83,7 +82,11 @@ class Recipe:
 
 
 def check_name(name: str) -> None:
-    """Raise `ValueError` for a name that cannot be part of a file name everywhere."""
+    """Raise `ValueError` for a name that cannot be part of a file name everywhere.
+
+    Example:
+        >>> check_name("first-try.2")
+    """
     if not re.fullmatch(r"[\w.-]+", name):
         raise ValueError(f"A name is made of letters, digits, '-', '_' and '.'. Received: name={name!r}")
 
@@ -99,9 +102,8 @@ _FAST = Recipe(
     schedule="linear",
     augmentation="flip+shift",
     label_smoothing=0.2,
-    growing=3,
-    averaging=0.15,
-    tta=2,
+    sizes=(5 / 8, 6 / 8, 1),
+    views=6,
     validation_fraction=0.05,
 )
 
@@ -116,9 +118,8 @@ RECIPES = {
             epochs=46,
             hard_fraction=1.0,
             augmentation="flip+shift+cutout",
-            growing=4,
-            averaging=0.0,
-            tta=1,
+            sizes=(5 / 8, 6 / 8, 7 / 8, 1),
+            views=2,
         ),
     )
 }
@@ -129,6 +130,10 @@ def get_recipe(recipe: str | Recipe, **settings) -> Recipe:
 
     Raises:
         ValueError: There is no such recipe or setting, or a value is out of range.
+
+    Example:
+        >>> get_recipe("baseline", epochs=5, batch_size=None).batch_size
+        64
     """
     if isinstance(recipe, str):
         if recipe not in RECIPES:
@@ -138,14 +143,3 @@ def get_recipe(recipe: str | Recipe, **settings) -> Recipe:
     if unknown := set(chosen) - set(asdict(recipe)):
         raise ValueError(f"A recipe has no {', '.join(sorted(unknown))}; it has {', '.join(asdict(recipe))}.")
     return replace(recipe, **chosen)
-
-
-def recorded_settings(manifest: dict) -> dict[str, object]:
-    """The recipe in a manifest, also of earlier versions; settings that it does not have yet have their defaults."""
-    recorded = manifest.get("recipe", {})
-    if not recorded:
-        return {}
-    settings = asdict(Recipe(recorded["name"])) | recorded
-    if settings["growing"] is True:  # always four sizes then
-        settings["growing"] = 4
-    return settings | {key: int(settings[key]) for key in ("growing", "tta")}  # False and True before

@@ -1,4 +1,4 @@
-"""The one way from somebody's picture to model input: decode safely, turn upright, crop, shrink, scale."""
+"""Pictures: the one way from somebody's picture to model input. Decode safely, turn upright, crop, resize."""
 
 import io
 import os
@@ -8,6 +8,8 @@ from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from imgclassify.backend import tensorflow
 
 Picture = str | os.PathLike | bytes | BinaryIO | Image.Image | np.ndarray
 
@@ -24,32 +26,35 @@ class ImageError(ValueError):
 
 
 def decode_image(picture: Picture, *, name: str | None = None) -> Image.Image:
-    """Decode a picture from wherever it is, upright and in eight bits a channel.
+    """Decode a picture from wherever it is, upright and in eight bits per channel.
 
     EXIF rotation is applied, transparency laid on white, palettes and CMYK turned into RGB, 16 bits scaled
-    to eight; of an animation the first frame is taken. A large JPEG is decoded at reduced scale. What was
-    passed in is not modified.
+    to eight; of an animation, the first frame is taken. A large JPEG is decoded at reduced scale. The pixels
+    of a file are in memory only once. What was passed in is not modified.
 
     Args:
         picture: A path, the bytes of a file, a binary file object, a Pillow image, or an array: uint8, uint16
             or bool, or float in [0, 1], of shape (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA.
-        name: What to call the picture in messages, where it is no path.
+        name: What to call the picture in messages, if it is not a path.
 
     Returns:
         A Pillow image of mode "RGB".
 
     Raises:
-        ImageError: The file is missing, empty, damaged, too large (80 million pixels, 200 MB), of a format
-            that is not accepted, or the array is of another form.
+        ImageError: The file is missing, empty, damaged, too large (80 million pixels, 200 MB) or of a format
+            that is not accepted; or the array has another shape, type or range.
+
+    Example:
+        >>> decode_image(np.zeros((20, 30), np.uint8)).size
+        (30, 20)
     """
     if isinstance(picture, np.ndarray):
         return _to_rgb(_image_from_array(picture, name or "The array"))
     if isinstance(picture, Image.Image):
-        return _finish(picture, name or "The image")
+        return _finish(picture.copy(), name or "The image")
     if isinstance(picture, (str, os.PathLike)):
-        name = name or os.fspath(picture)
-        content = _read_file(Path(picture).expanduser(), name)
-    elif isinstance(picture, (bytes, bytearray, memoryview)):
+        return _decode_file(Path(picture).expanduser(), name or os.fspath(picture))
+    if isinstance(picture, (bytes, bytearray, memoryview)):
         content = bytes(picture)
     elif hasattr(picture, "read"):
         name = name or getattr(picture, "name", None)
@@ -60,53 +65,68 @@ def decode_image(picture: Picture, *, name: str | None = None) -> Image.Image:
         raise ImageError(
             f"A picture is a path, bytes, a binary file, a Pillow image or an array. Received: {type(picture).__name__}"
         )
-    return _decode(content, str(name or "The picture"))
+    return _decode(io.BytesIO(content), len(content), str(name or "The picture"))
 
 
-def fit_square(image: Image.Image, size: int = 32) -> np.ndarray:
-    """The central square of a decoded picture, shrunk (or enlarged) with antialiasing.
+def prepare_image(image: Image.Image, *, size: int = 32, crop: float = 1.0) -> np.ndarray:
+    """Cut a decoded picture to its central square and resize it with antialiasing: what a network is given.
+
+    This is the one way from a picture to model input, for training and prediction alike.
 
     Args:
         image: As `decode_image` returns it; not modified.
         size: Side of the result in pixels, at least 1.
+        crop: Side of the square as a share of the picture's shorter side, above 0 to 1.
 
     Returns:
         uint8, (size, size, 3), RGB. A picture that has this size already comes back pixel for pixel.
 
     Raises:
-        ValueError: `size` is below 1.
+        ValueError: `size` or `crop` is out of range.
+
+    Example:
+        >>> prepare_image(Image.new("RGB", (300, 200), "red"), size=2).tolist()
+        [[[255, 0, 0], [255, 0, 0]], [[255, 0, 0], [255, 0, 0]]]
     """
     if size < 1:
         raise ValueError(f"size must be at least 1 pixel. Received: size={size}")
-    return np.asarray(ImageOps.fit(image.convert("RGB"), (size, size), method=Image.Resampling.LANCZOS))
+    if not 0 < crop <= 1:
+        raise ValueError(f"crop must be above 0 and at most 1. Received: crop={crop}")
+    rgb = image if image.mode == "RGB" else image.convert("RGB")
+    return np.asarray(ImageOps.fit(rgb, (size, size), method=Image.Resampling.LANCZOS, bleed=(1 - crop) / 2))
 
 
-def prepare_image(image: Image.Image, *, size: int = 32) -> np.ndarray:
-    """Turn a decoded picture into the one-image batch that a classifier takes.
+def scale_pixels(x):
+    """Pictures on the scale that networks take: uint8 becomes float32 in [0, 1]; floats keep their values.
+
+    The one place that knows the scale of pixels.
 
     Args:
-        image: As `decode_image` returns it; not modified.
-        size: Side of the square that the model was trained on, in pixels.
+        x: An array or a TensorFlow tensor of any shape.
 
     Returns:
-        float32 in [0, 1], (1, size, size, 3), channels in RGB order.
-
-    Raises:
-        ValueError: `size` is below 1.
+        float32, of the same shape and kind.
     """
-    return fit_square(image, size)[np.newaxis].astype(np.float32) / np.float32(255)
+    if isinstance(x, np.ndarray):
+        return x.astype(np.float32) / np.float32(255) if x.dtype == np.uint8 else np.asarray(x, np.float32)
+    tf = tensorflow()
+    return tf.cast(x, tf.float32) / 255 if x.dtype == tf.uint8 else tf.cast(x, tf.float32)
 
 
-def _read_file(path: Path, name: str) -> bytes:
+def to_bytes(x: np.ndarray) -> np.ndarray:
+    """Pictures as uint8, (..., 3): floats in [0, 1] are scaled and rounded; uint8 stays as it is."""
+    return x if x.dtype == np.uint8 else np.round(x * 255).astype(np.uint8)
+
+
+def _decode_file(path: Path, name: str) -> Image.Image:
     try:
         if path.is_dir():
             raise ImageError(f"{name} is a folder, expected a picture file.")
-        if path.stat().st_size > MAX_BYTES:
-            raise ImageError(
-                f"{name} has {path.stat().st_size / 1e6:.0f} MB: at most {MAX_BYTES / 1e6:.0f} MB are accepted."
-            )
-        return path.read_bytes()
+        with path.open("rb") as file:
+            return _decode(file, path.stat().st_size, name)
     except FileNotFoundError:
+        if name.lower().startswith(("http://", "https://")):
+            raise ImageError(f"{name} is a web address: save the picture as a file and give its path.") from None
         raise ImageError(f"{name} does not exist: expected a picture file.") from None
     except (OSError, ValueError) as error:
         if isinstance(error, ImageError):
@@ -114,17 +134,19 @@ def _read_file(path: Path, name: str) -> bytes:
         raise ImageError(f"{name} cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _decode(content: bytes, name: str) -> Image.Image:
-    if not content:
+def _decode(file: BinaryIO, size: int, name: str) -> Image.Image:
+    if size == 0:
         raise ImageError(f"{name} is empty: expected a picture file.")
-    if len(content) > MAX_BYTES:
+    if size > MAX_BYTES:
         raise ImageError(f"{name} has more than the {MAX_BYTES / 1e6:.0f} MB that are accepted.")
-    if content[4:8] == b"ftyp" and content[8:12] in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"):
+    head = file.read(12)
+    file.seek(0)
+    if head[4:8] == b"ftyp" and head[8:] in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"):
         raise ImageError(f"{name} is a HEIC photo, which cannot be read here: please export it as JPEG.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a file's odd metadata; bombs are met by our own cap
-            image = Image.open(io.BytesIO(content), formats=_FORMATS)
+            image = Image.open(file, formats=_FORMATS)
             _check_size(image, name)
             image.draft("RGB", (_DRAFT_SIDE, _DRAFT_SIDE))
             return _finish(image, name)
@@ -154,10 +176,11 @@ def _check_size(image: Image.Image, name: str) -> None:
 
 
 def _finish(image: Image.Image, name: str) -> Image.Image:
-    """The pixels of an opened picture, upright and in RGB, as a copy."""
+    """The pixels of an opened picture, upright and in RGB; the picture itself is used up."""
     _check_size(image, name)
     try:
-        return _to_rgb(ImageOps.exif_transpose(image))
+        ImageOps.exif_transpose(image, in_place=True)
+        return _to_rgb(image)
     except ImageError:
         raise
     except Exception as error:  # decoders raise whatever a damaged file makes them raise
@@ -170,6 +193,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    if image.mode == "RGB":
+        image.load()
+        return image
     return image.convert("RGB")
 
 
@@ -177,18 +203,19 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     """A deep grey picture in eight bits; Pillow's own conversion would clip it to white."""
     values = np.asarray(image, dtype=np.float64)
     if not np.isfinite(values).all():
-        raise ValueError("it holds values that are no finite numbers")
-    if image.mode == "F":  # no agreed range: 0 to 1, else 0 to 255, else its own
-        low, high = (
-            (0, 1)
-            if values.min() >= 0 and values.max() <= 1
-            else (0, 255)
-            if values.min() >= 0 and values.max() <= 255
-            else (values.min(), values.max())
-        )
-    else:
-        low, high = 0, 65535 if image.mode.startswith("I;16") or values.max() > 255 else 255
+        raise ValueError("it holds values that are not finite numbers")
+    low, high = _value_range(image.mode, values)
     return Image.fromarray(np.clip(np.round((values - low) * (255 / ((high - low) or 1))), 0, 255).astype(np.uint8))
+
+
+def _value_range(mode: str, values: np.ndarray) -> tuple[float, float]:
+    """Which values of a deep grey picture are black and white."""
+    if mode != "F":
+        return 0, 65535 if mode.startswith("I;16") or values.max() > 255 else 255
+    # Floats have no agreed range: 0 to 1, else 0 to 255, else their own.
+    if values.min() < 0 or values.max() > 255:
+        return values.min(), values.max()
+    return 0, 1 if values.max() <= 1 else 255
 
 
 def _image_from_array(array: np.ndarray, name: str) -> Image.Image:

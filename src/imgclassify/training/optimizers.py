@@ -1,8 +1,8 @@
-"""The optimizers that recipes name."""
+"""Optimizers: those that recipes name."""
 
 import functools
 
-from imgclassify import runtime
+from imgclassify import backend
 from imgclassify.recipes import Recipe
 
 
@@ -14,7 +14,7 @@ def build_optimizer(recipe: Recipe, steps: int, *, scale_loss: bool = False):
         steps: Training steps in all; a falling learning rate reaches zero there.
         scale_loss: For mixed float16, whose small gradients would vanish.
     """
-    keras = runtime.keras()
+    keras = backend.keras()
     rate = recipe.learning_rate
     if recipe.schedule == "linear":
         rate = keras.optimizers.schedules.PolynomialDecay(rate, steps, end_learning_rate=0.0)
@@ -24,10 +24,10 @@ def build_optimizer(recipe: Recipe, steps: int, *, scale_loss: bool = False):
 
 @functools.cache
 def _adam() -> type:
-    keras, tf = runtime.keras(), runtime.tensorflow()
+    keras, tf = backend.keras(), backend.tensorflow()
 
     class Adam(keras.optimizers.Adam):
-        """Keras' Adam by TensorFlow's one operation for it, where Keras has some twenty small ones a variable."""
+        """Keras' Adam by TensorFlow's one operation for it, where Keras has some twenty small ones per variable."""
 
         def update_step(self, gradient, variable, learning_rate):
             at, step = self._get_variable_index(variable), tf.cast(self.iterations + 1, tf.float32)
@@ -49,14 +49,14 @@ def _adam() -> type:
 
 @functools.cache
 def _muon() -> type:
-    keras, tf = runtime.keras(), runtime.tensorflow()
+    keras, tf = backend.keras(), backend.tensorflow()
 
     class Muon(keras.optimizers.Muon):
         """Muon for convolutions, as Jordan trains CIFAR-10 with it (github.com/KellerJordan/cifar10-airbench).
 
         Keras' own Muon takes matrices only. Here a kernel (height, width, in, out) counts as a matrix of
         (height * width * in, out). Each step first gives it the norm sqrt(out), which the batch normalisation that
-        follows does not see, so that the learning rate is the relative change a step. All else is Adam's, at 3 %
+        follows does not see, so that the learning rate is the relative change per step. All else is Adam's, at 3 %
         of the learning rate.
         """
 
@@ -69,7 +69,7 @@ def _muon() -> type:
                 weight_decay=None,
                 adam_weight_decay=None,
             )
-            self._matrix_dtype = tf.bfloat16 if runtime.has_fast_bfloat16() else tf.float32
+            self._matrix_dtype = tf.bfloat16 if backend.has_fast_bfloat16() else tf.float32
 
         def _should_use_adamw(self, variable):
             return len(variable.shape) != 4

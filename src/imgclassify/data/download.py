@@ -1,4 +1,4 @@
-"""Fetch one large file whose SHA-256 is known: several addresses, resume, time-outs, progress.
+"""Downloads: fetch one large file whose SHA-256 is known, with several addresses, resume, time-outs, progress.
 
 Nothing is trusted but the checksum: servers that fail, stall, cut the file short, ignore `Range` or send
 something else cost time, never a wrong file.

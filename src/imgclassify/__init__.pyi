@@ -1,0 +1,27 @@
+"""What `imgclassify` offers, for editors and type checkers; `__init__.py` imports it on first use."""
+
+from imgclassify.backend import set_seed as set_seed
+from imgclassify.classifier import (
+    Classifier as Classifier,
+    classify_custom_image as classify_custom_image,
+    load_model as load_model,
+    predict_image as predict_image,
+    save_model as save_model,
+)
+from imgclassify.data.dataset import DatasetError as DatasetError
+from imgclassify.data.images import (
+    ImageError as ImageError,
+    decode_image as decode_image,
+    prepare_image as prepare_image,
+)
+from imgclassify.data.loading import load_and_preprocess_data as load_and_preprocess_data, load_dataset as load_dataset
+from imgclassify.evaluation.metrics import evaluate_model as evaluate_model
+from imgclassify.models.networks import build_model as build_model
+from imgclassify.recipes import Recipe as Recipe
+from imgclassify.runs.manifest import Manifest as Manifest, ModelFileError as ModelFileError
+from imgclassify.runs.records import compare_runs as compare_runs, delete_run as delete_run, list_runs as list_runs
+from imgclassify.training.publish import train_or_load_model as train_or_load_model
+from imgclassify.training.train import train_model as train_model
+from imgclassify.visualization import plot_history as plot_history
+
+__all__: list[str]

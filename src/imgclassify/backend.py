@@ -1,0 +1,127 @@
+"""The backend: TensorFlow imported quietly, its devices, precision and seeds."""
+
+import contextlib
+import functools
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
+_importing = threading.RLock()
+
+
+@contextlib.contextmanager
+def _native_stderr_silenced() -> Iterator[None]:
+    """Point file descriptor 2 at the null device: TensorFlow's C++ code writes there, past `sys.stderr`."""
+    try:
+        saved = os.dup(2)
+    except OSError:  # no standard error at all, as in some graphical launchers
+        yield
+        return
+    try:
+        with Path(os.devnull).open("wb") as null:
+            os.dup2(null.fileno(), 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
+def tensorflow() -> ModuleType:
+    """TensorFlow, imported without its start-up noise; graphics memory grows on demand. Safe to call from threads."""
+    with _importing:
+        return _import_tensorflow()
+
+
+@functools.cache
+def _import_tensorflow() -> ModuleType:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    sys.stderr.flush()
+    with _native_stderr_silenced():
+        import tensorflow as tf
+
+        # RuntimeError: the caller has used the device already; then its own choice stands.
+        with contextlib.suppress(RuntimeError):
+            gpus = tf.config.list_physical_devices("GPU")
+            for gpu in gpus:
+                tf.config.experimental.set_memory_growth(gpu, True)
+            if not gpus:  # several operations side by side, each on one core: see `towers`
+                tf.config.threading.set_intra_op_parallelism_threads(max(1, cores() // _MOST_TOWERS))
+                tf.config.threading.set_inter_op_parallelism_threads(cores())
+        tf.config.list_logical_devices()  # starts the devices, the second source of noise
+    tf.get_logger().setLevel("ERROR")  # its advice on retracing is for those who train one model only
+    return tf
+
+
+def keras() -> ModuleType:
+    """Keras 3 on the TensorFlow backend, imported without noise."""
+    tensorflow()
+    import keras
+
+    return keras
+
+
+def set_seed(seed: int) -> None:
+    """Seed Python, numpy and TensorFlow, so that a training repeats on the same machine and versions."""
+    keras().utils.set_random_seed(seed)
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+_MOST_TOWERS = 8
+
+
+def towers(batch_size: int) -> int:
+    """Equal parts to split a training batch into, which then run side by side, each on one core; 1 on a GPU.
+
+    TensorFlow spreads one operation over the cores poorly for small networks; whole towers keep them busy.
+    Each part has at least eight pictures.
+    """
+    if tensorflow().config.list_physical_devices("GPU"):
+        return 1
+    fitting = [n for n in range(1, min(cores(), _MOST_TOWERS) + 1) if batch_size % n == 0 and batch_size // n >= 8]
+    return max(fitting, default=1)
+
+
+@functools.cache
+def has_fast_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 natively, as far as Linux tells; elsewhere False."""
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = cpuinfo.read_text(encoding="utf-8", errors="replace").split() if cpuinfo.exists() else ()
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def choose_precision(precision: str) -> str:
+    """The precision to train with: the one asked for, or `default_precision()` for "auto".
+
+    Raises:
+        ValueError: There is no such precision.
+    """
+    if precision == "auto":
+        return default_precision()
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be auto or one of {', '.join(PRECISIONS)}. Received: precision={precision!r}")
+    return precision
+
+
+def default_precision() -> str:
+    """Keras policy to train with: the fastest mixed one that the hardware is made for, else "float32".
+
+    That is "mixed_float16" on GPUs of compute capability 7 or more, "mixed_bfloat16" on processors with bfloat16
+    instructions.
+    """
+    tf = tensorflow()
+    gpus = tf.config.list_physical_devices("GPU")
+    capable = [
+        tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0)) >= (7, 0) for gpu in gpus
+    ]
+    if gpus:
+        return "mixed_float16" if all(capable) else "float32"
+    return "mixed_bfloat16" if has_fast_bfloat16() else "float32"

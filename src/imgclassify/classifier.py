@@ -1,0 +1,272 @@
+"""The classifier: a network with its manifest, which prepares pictures and answers."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from dataclasses import replace as with_changes
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from imgclassify import display
+from imgclassify.data.images import ImageError, Picture, decode_image, prepare_image, to_bytes
+from imgclassify.models.inference import predict_probabilities
+from imgclassify.models.networks import PREPROCESSING, Preprocessing
+from imgclassify.runs import files
+from imgclassify.runs.manifest import Manifest
+from imgclassify.runs.names import find_model
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a classifier says of one picture. Unpacks as `label, confidence`.
+
+    A network always answers with one of its classes, also when shown something else: a high confidence
+    says that the picture looks more like this class than like the others, not that it is one.
+
+    Attributes:
+        label: Name of the most probable class.
+        confidence: Its probability, 0 to 1.
+        probabilities: All class names with their probabilities, most probable first; they sum to 1.
+        image: What the network was given, uint8 (H, W, 3).
+    """
+
+    label: str
+    confidence: float
+    probabilities: dict[str, float]
+    image: np.ndarray
+
+    def __iter__(self) -> Iterator:
+        return iter((self.label, self.confidence))
+
+    def top(self, k: int = 3) -> list[tuple[str, float]]:
+        """The `k` most probable classes with their probabilities, best first."""
+        return list(self.probabilities.items())[:k]
+
+    def __str__(self) -> str:
+        return ", ".join(f"{label} {probability:.1%}" for label, probability in self.top())
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return display.fragment(
+            '<div class="card"><img class="view" width="128" height="128" alt="what the model sees" '
+            f'src="{display.picture_uri(self.image)}">{display.bars(self.top(5))}</div>'
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """A network and what is known of it.
+
+    Attributes:
+        network: A `keras.Model` from float32 pictures in [0, 1], (N, H, W, C), to probabilities (N, classes).
+        manifest: How it came about; all defaults for a network that nothing is recorded of.
+    """
+
+    network: Any
+    manifest: Manifest
+
+    @classmethod
+    def of(cls, model, class_names: Sequence[str] | None = None) -> "Classifier":
+        """A classifier as it is, or one of a plain Keras model.
+
+        Args:
+            model: A `Classifier`, or a Keras model from pictures to probabilities.
+            class_names: One name per output; default: those that it has, else "0", "1", ...
+
+        Raises:
+            ValueError: The number of names is not that of the outputs.
+        """
+        network, manifest = (model.network, model.manifest) if isinstance(model, cls) else (model, Manifest())
+        outputs = network.output_shape[-1]
+        names = tuple(class_names or manifest.class_names or map(str, range(outputs)))
+        if len(names) != outputs:
+            raise ValueError(f"The model has {outputs} outputs, so it needs as many class names. Received: {len(names)}")
+        shape = tuple(network.input_shape[1:])
+        if isinstance(model, cls) and (names, shape) == (manifest.class_names, manifest.input_shape):
+            return model
+        return cls(network, with_changes(manifest, class_names=names, input_shape=shape))
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One name per output."""
+        return self.manifest.class_names
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of what the network is given."""
+        return tuple(self.network.input_shape[1:])
+
+    @property
+    def input_size(self) -> int:
+        """Side of the square that the network is given, in pixels.
+
+        Raises:
+            ValueError: The network takes no square RGB pictures.
+        """
+        height, width, channels = self.input_shape
+        if height is None or height != width or channels != 3:
+            raise ValueError(f"The model must take square RGB pictures. It takes {self.input_shape}.")
+        return height
+
+    @property
+    def name(self) -> str:
+        """What to call it: its run, else its network's name."""
+        return self.manifest.run or self.network.name
+
+    def prepare(self, picture: Picture, *, name: str | None = None) -> np.ndarray:
+        """A picture of any size and kind as the network is given it, prepared as the training data was.
+
+        Args:
+            picture: Path, bytes, binary file, Pillow image or array; see `decode_image`.
+            name: What to call the picture in messages, if it is not a path.
+
+        Returns:
+            uint8, (size, size, 3), RGB.
+
+        Raises:
+            ImageError: The picture cannot be used.
+            ValueError: The network takes no square RGB pictures.
+        """
+        architecture = self.manifest.recipe.architecture if self.manifest.recipe else ""
+        crop = PREPROCESSING.get(architecture, Preprocessing(self.input_size)).crop
+        return prepare_image(decode_image(picture, name=name), size=self.input_size, crop=crop)
+
+    def probabilities(
+        self, x: np.ndarray, *, views: int | None = None, on_batch_end: Callable[[], None] | None = None
+    ) -> np.ndarray:
+        """Class probabilities of many pictures, each prepared already.
+
+        Args:
+            x: uint8, or float in [0, 1], (N, H, W, C).
+            views: Views of each picture to average; default: what the manifest says. With 1, the saved file alone
+                gives the same. See `predict_probabilities`.
+            on_batch_end: Called after every batch if there are several; may raise to stop.
+
+        Returns:
+            float32, (N, classes).
+
+        Raises:
+            ValueError: There is no such number of views.
+        """
+        views = self.manifest.views if views is None else views
+        return predict_probabilities(self.network, x, views=views, on_batch_end=on_batch_end)
+
+    def predict(self, picture: Picture, *, name: str | None = None) -> Prediction:
+        """Classify a picture of any size and kind; arguments and errors as for `prepare`."""
+        return self.answer(self.prepare(picture, name=name))
+
+    def answer(self, image: np.ndarray) -> Prediction:
+        """Classify one picture that is prepared already; see `predict_image`."""
+        image = np.asarray(image)
+        if image.shape != self.input_shape:
+            raise ImageError(
+                f"One picture of shape {self.input_shape} is expected; other sizes go through classify_custom_image(). "
+                f"Received: shape {image.shape}"
+            )
+        if image.dtype != np.uint8 and not (image.dtype.kind == "f" and image.min() >= 0 and image.max() <= 1):
+            received = f"{image.dtype} from {image.min()} to {image.max()}"
+            raise ImageError(f"A picture must be uint8 or float in [0, 1]. Received: {received}")
+        values = self.probabilities(image[np.newaxis])[0]
+        order = np.argsort(-values, kind="stable")
+        probabilities = {self.class_names[i]: float(values[i]) for i in order}
+        return Prediction(self.class_names[order[0]], float(values[order[0]]), probabilities, to_bytes(image))
+
+    def save(self, path: str | os.PathLike, *, replace: bool = False) -> "Classifier":
+        """Write the network and its manifest, each whole or not at all; see `write_model`.
+
+        Returns:
+            The classifier with the manifest as it was written.
+        """
+        return with_changes(self, manifest=files.write_model(self.network, self.manifest, path, replace=replace))
+
+    def recorded(self, **changes) -> "Classifier":
+        """The classifier with other values in its manifest."""
+        return with_changes(self, manifest=with_changes(self.manifest, **changes))
+
+    def __str__(self) -> str:
+        height, width, _ = self.input_shape
+        trained = self.manifest.recipe.name if self.manifest.recipe else "an unrecorded recipe"
+        return (
+            f"{self.name}: knows {', '.join(self.class_names)}. {self.manifest.describe_accuracy()} "
+            f"{self.network.count_params():,} parameters, {width} x {height} pixels, trained by {trained}."
+        )
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        manifest, (height, width, _) = self.manifest, self.input_shape
+        rows = [
+            ("knows", ", ".join(self.class_names)),
+            ("accuracy", manifest.describe_accuracy()),
+            ("size", f"{self.network.count_params():,} parameters, {width} x {height} pixels"),
+        ]
+        if manifest.recipe:
+            minutes = f", {manifest.wall_time_s / 60:.1f} minutes" if manifest.wall_time_s else ""
+            rows.append(("trained", f"{manifest.recipe.name}, seed {manifest.seed}{minutes}, {manifest.dataset.source}"))
+        facts = "".join(f"<dt>{display.escape(key)}</dt><dd>{display.escape(value)}</dd>" for key, value in rows)
+        return display.fragment(f'<div class="card"><div><b>{display.escape(self.name)}</b><dl>{facts}</dl></div></div>')
+
+
+def load_model(path_or_name: str | os.PathLike = "best", *, dataset: str = "cifar10") -> Classifier:
+    """Load a trained model with its manifest.
+
+    Args:
+        path_or_name: A model by any name that this package prints; see `find_model`.
+        dataset: Which data set a recipe's name refers to.
+
+    Returns:
+        A `Classifier`, its network in float32.
+
+    Raises:
+        ModelFileError: There is no such model, it is damaged, does not match its manifest, or carries code.
+    """
+    return Classifier.of(Classifier(*files.read_model(find_model(path_or_name, dataset=dataset))))
+
+
+def save_model(model, path: str | os.PathLike, *, replace: bool = False) -> Path:
+    """Write a classifier, or a plain Keras model, and its manifest; returns the path. See `Classifier.save`."""
+    Classifier.of(model).save(path, replace=replace)
+    return Path(path).expanduser()
+
+
+def predict_image(model, image: np.ndarray, *, class_names: Sequence[str] | None = None) -> Prediction:
+    """Classify one exact model input.
+
+    Args:
+        model: A `Classifier`, or a Keras model from pictures to probabilities.
+        image: uint8, or float in [0, 1], of the model's input shape, for instance (32, 32, 3); RGB.
+            For pictures of other sizes there is `classify_custom_image`.
+        class_names: One name per output; see `Classifier.of`.
+
+    Returns:
+        A `Prediction`.
+
+    Raises:
+        ImageError: `image` has another shape, type or range.
+        ValueError: The number of class names is not that of the model's outputs.
+    """
+    return Classifier.of(model, class_names).answer(image)
+
+
+def classify_custom_image(
+    model, picture: Picture, *, class_names: Sequence[str] | None = None, name: str | None = None
+) -> Prediction:
+    """Classify a picture of any size and kind, prepared exactly as the training data was.
+
+    Args:
+        model: A `Classifier`, or a Keras model from square RGB pictures to probabilities.
+        picture: Path, bytes, binary file, Pillow image or array; see `decode_image`.
+        class_names: One name per output; see `Classifier.of`.
+        name: What to call the picture in messages, if it is not a path.
+
+    Returns:
+        A `Prediction`; its `image` shows what the model saw.
+
+    Raises:
+        ImageError: The picture cannot be used.
+        ValueError: The model takes no square RGB pictures, or the number of class names is not that of its outputs.
+    """
+    return Classifier.of(model, class_names).predict(picture, name=name)

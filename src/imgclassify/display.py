@@ -1,0 +1,98 @@
+"""Display: the palette, and HTML for notebooks, widgets and the app.
+
+Colours come from CSS classes whose variables follow JupyterLab's and Voila's theme; `style.css` defines them. Figures
+use the palette here and stand on a white card in dark themes.
+"""
+
+import base64
+import functools
+import html
+import io
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from PIL import Image
+
+from imgclassify.settings import PACKAGE
+
+BLUE, ORANGE, GREY = "#2a6f97", "#e07a1f", "#9db4c0"
+
+
+@functools.cache
+def style_sheet() -> str:
+    """The package's CSS as a `<style>` element, to stand before HTML that uses its classes."""
+    return f"<style>{(PACKAGE / 'style.css').read_text(encoding='utf-8')}</style>"
+
+
+def fragment(*parts: str) -> str:
+    """HTML of this package as a notebook shows it: with the style sheet, in an element that its classes need."""
+    return f'{style_sheet()}<div class="imgclassify">{"".join(parts)}</div>'
+
+
+def escape(text: object) -> str:
+    """Text as HTML.
+
+    Example:
+        >>> escape("<b>")
+        '&lt;b&gt;'
+    """
+    return html.escape(str(text))
+
+
+def data_uri(content: bytes, kind: str = "png") -> str:
+    """A picture file as a `data:` address.
+
+    Example:
+        >>> data_uri(b"", "jpeg")
+        'data:image/jpeg;base64,'
+    """
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def picture_uri(image: np.ndarray | Image.Image) -> str:
+    """A picture, uint8 (H, W, 3) or of Pillow's, as a `data:` address of a PNG."""
+    file = io.BytesIO()
+    (Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(file, format="PNG")
+    return data_uri(file.getvalue())
+
+
+def thumbnail(image: Image.Image, side: int) -> bytes:
+    """A picture as JPEG, shrunk to fit a square of `side` pixels; small ones are enlarged in whole pixels."""
+    file = io.BytesIO()
+    if max(image.size) < side:
+        times = side // max(image.size)
+        fitted = image.resize([length * times for length in image.size], Image.Resampling.NEAREST)
+    else:
+        fitted = image.copy()
+        fitted.thumbnail((side, side))
+    fitted.save(file, format="JPEG", quality=85)
+    return file.getvalue()
+
+
+def message(sentence: str, details: str = "") -> str:
+    """A sentence that says what went wrong, with details to unfold."""
+    fold = f"<details><summary>details</summary><pre>{escape(details)}</pre></details>" if details else ""
+    return f'<div class="error" role="alert">{escape(sentence)}{fold}</div>'
+
+
+def hint(sentence: str) -> str:
+    """A sentence in a quieter colour."""
+    return f'<span class="hint">{escape(sentence)}</span>'
+
+
+def bars(shares: Iterable[tuple[str, float]]) -> str:
+    """Labels with their shares, 0 to 1, as bars; the first stands out."""
+    rows = (
+        f'<span class="label">{escape(label)}</span>'
+        f'<span class="track"><span class="bar" style="width:{100 * share:.1f}%"></span></span>'
+        f'<span class="percent">{share:.1%}</span>'
+        for label, share in shares
+    )
+    return f'<div class="bars">{"".join(rows)}</div>'
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table; names in its head may be broken at underscores, which keeps it narrow."""
+    names = "".join(f"<th>{escape(name).replace('_', '_<wbr>')}</th>" for name in head)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f'<div class="scroll"><table><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table></div>'

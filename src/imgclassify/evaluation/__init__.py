@@ -1,0 +1,1 @@
+"""Evaluation: measurements on labelled pictures, and calibration."""

@@ -1,0 +1,197 @@
+"""Metrics: measurements of a model on labelled pictures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from imgclassify import display
+from imgclassify.classifier import Classifier
+from imgclassify.data.dataset import class_numbers
+
+BINS = 15  # ranges of confidence, for calibration; as many as Guo et al. (2017) use
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """How a model does on labelled pictures; everything follows from one prediction of each.
+
+    Attributes:
+        probabilities: float32, (N, classes), the model's output.
+        labels: int64, (N,), the true classes.
+        class_names: One name per class.
+        source: What data this is, for titles.
+    """
+
+    probabilities: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    source: str = ""
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """Most probable class of each picture, int64 (N,)."""
+        return self.probabilities.argmax(axis=1)
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """Probability of the most probable class, float32 (N,)."""
+        return self.probabilities.max(axis=1)
+
+    @property
+    def correct(self) -> np.ndarray:
+        """Whether each picture was classified correctly, bool (N,)."""
+        return self.predicted == self.labels
+
+    @property
+    def accuracy(self) -> float:
+        """Share of pictures classified correctly, 0 to 1."""
+        return float(self.correct.mean())
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the accuracy (Wilson, 1927): chance in the choice of test pictures, not in training."""
+        return wilson_interval(int(self.correct.sum()), len(self.labels))
+
+    @property
+    def loss(self) -> float:
+        """Mean categorical cross-entropy in nats, probabilities clipped at 1e-7 as Keras does."""
+        true = self.probabilities[np.arange(len(self.labels)), self.labels]
+        return float(-np.log(np.clip(true, 1e-7, 1)).mean())
+
+    def calibration(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Pictures in equal ranges of confidence: how many, their mean confidence, their accuracy.
+
+        Returns:
+            Three arrays (BINS,): int64 counts, and float64 means, NaN for a range without pictures.
+        """
+        which = np.minimum((np.nan_to_num(self.confidence) * BINS).astype(int), BINS - 1)
+        counts = np.bincount(which, minlength=BINS)
+        with np.errstate(invalid="ignore"):
+            confidence, accuracy = (
+                np.bincount(which, weights=values, minlength=BINS) / counts
+                for values in (self.confidence, self.correct)
+            )
+        return counts, confidence, accuracy
+
+    @property
+    def calibration_error(self) -> float:
+        """Expected calibration error: mean distance of confidence and accuracy, 0 to 1 (Guo et al., 2017)."""
+        counts, confidence, accuracy = self.calibration()
+        return float(np.where(counts, counts * np.abs(confidence - accuracy), 0).sum() / counts.sum())
+
+    @property
+    def confusion(self) -> np.ndarray:
+        """Counts, int64 (classes, classes): row = true class, column = predicted class."""
+        from sklearn.metrics import confusion_matrix
+
+        return confusion_matrix(self.labels, self.predicted, labels=np.arange(len(self.class_names)))
+
+    @property
+    def per_class(self) -> dict[str, float]:
+        """Share of each class's pictures classified correctly, 0 to 1; NaN for a class without pictures."""
+        counts = self.confusion
+        with np.errstate(invalid="ignore"):
+            return dict(zip(self.class_names, (counts.diagonal() / counts.sum(axis=1)).tolist(), strict=True))
+
+    def most_confused(self, count: int = 5) -> list[tuple[str, str, int]]:
+        """The most frequent mistakes as (true class, predicted class, how often), most frequent first."""
+        counts = self.confusion
+        np.fill_diagonal(counts, 0)
+        order = np.argsort(-counts, axis=None, kind="stable")[:count]
+        pairs = zip(*np.unravel_index(order, counts.shape), strict=True)
+        return [(self.class_names[i], self.class_names[j], int(counts[i, j])) for i, j in pairs if counts[i, j]]
+
+    def _headline(self) -> str:
+        low, high = self.interval
+        data = f" of {self.source}" if self.source else ""
+        return (
+            f"accuracy {self.accuracy:.2%} (95 % interval {low:.2%} to {high:.2%}), loss {self.loss:.3f}, "
+            f"on {len(self.labels):,} pictures{data}"
+        )
+
+    def __str__(self) -> str:
+        width = max(map(len, self.class_names))
+        return "\n".join(
+            [self._headline(), *(f"  {name:<{width}}  {share:6.1%}" for name, share in self.per_class.items())]
+        )
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        rows = ((name, f"{share:.1%}") for name, share in self.per_class.items())
+        return display.fragment(f"<p>{display.escape(self._headline())}</p>", display.table(("class", "accuracy"), rows))
+
+
+def wilson_interval(hits: int, count: int) -> tuple[float, float]:
+    """95 % interval of a share (Wilson, 1927).
+
+    Example:
+        >>> low, high = wilson_interval(4, 4)
+        >>> round(low, 2), round(high, 2)
+        (0.51, 1.0)
+    """
+    from scipy.stats import binomtest
+
+    low, high = binomtest(hits, count).proportion_ci(method="wilson")
+    return float(low), float(high)
+
+
+def evaluate_model(
+    model,
+    x: np.ndarray,
+    y: np.ndarray,
+    *,
+    class_names: Sequence[str] | None = None,
+    source: str = "",
+    views: int | None = None,
+) -> Evaluation:
+    """Measure a model on labelled pictures, predicting each once, as `predict_image` does.
+
+    Args:
+        model: A `Classifier`, or a Keras model from pictures to probabilities.
+        x: Pictures, uint8 or float in [0, 1], (N, H, W, 3), N at least 1.
+        y: Their labels, class numbers (N,) or (N, 1), or one-hot (N, classes).
+        class_names: One name per output; see `Classifier.of`.
+        source: What data this is, for titles, for instance `Dataset.source`.
+        views: Views of each picture to average; default: what the model's manifest says.
+
+    Returns:
+        An `Evaluation`.
+
+    Raises:
+        ValueError: `x` and `y` do not go together or with the model.
+    """
+    classifier = Classifier.of(model, class_names)
+    labels = check_labels(x, y, len(classifier.class_names))
+    return Evaluation(classifier.probabilities(x, views=views), labels, classifier.class_names, source)
+
+
+def check_labels(x: np.ndarray, y: np.ndarray, classes: int) -> np.ndarray:
+    """Class numbers, int64 (N,), of labels in any form; raises `ValueError` if they do not go with the pictures."""
+    labels = class_numbers(y)
+    if len(x) != len(labels) or len(labels) == 0:
+        raise ValueError(
+            f"Pictures and labels must be equally many and at least one. Received: {len(x)} and {len(labels)}"
+        )
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(f"Labels must lie between 0 and {classes - 1}. Received: {labels.min()} to {labels.max()}")
+    return labels
+
+
+def recorded_metrics(part: str, measured: Evaluation, single: Evaluation | None = None) -> dict[str, object]:
+    """What a manifest records of a model on pictures of a part, "val" or "test".
+
+    Args:
+        part: Prefix of the names.
+        measured: The model as it is.
+        single: With a single view, if the model averages several.
+    """
+    metrics = {
+        f"{part}_accuracy": measured.accuracy,
+        f"{part}_loss": measured.loss,
+        f"{part}_calibration_error": measured.calibration_error,
+        f"{part}_interval": list(measured.interval),
+        f"{part}_pictures": len(measured.labels),
+    }
+    return metrics if single is None else metrics | {f"{part}_accuracy_without_tta": single.accuracy}

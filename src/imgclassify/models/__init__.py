@@ -1,0 +1,1 @@
+"""Models: network architectures, what makes them fast, and how they are computed."""

@@ -1,0 +1,127 @@
+"""Inference: class probabilities of pictures, by one function that is compiled once per network."""
+
+import threading
+import weakref
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from imgclassify import backend
+from imgclassify.data.images import scale_pixels
+
+VIEWS = (1, 2, 6)
+_BATCH = 256  # pictures computed at a time on a core; bounds the memory used
+_SMALLEST = 1e-30  # probabilities are not taken for less before their logarithm
+
+_tracing = threading.Lock()
+# Compiled functions of each network, by views and type of the pictures. They hold the network by a weak reference
+# only, so that it can be forgotten, and they with it.
+_compiled: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+
+def predict_probabilities(
+    network, x: np.ndarray, *, views: int = 1, on_batch_end: Callable[[], None] | None = None
+) -> np.ndarray:
+    """Class probabilities of many pictures.
+
+    With test-time augmentation, the logits of several views of each picture are averaged: with 2 views, of the picture
+    and its mirror image; with 6, also of both moved by a pixel up and to the left, and by a pixel down and to the
+    right, the border reflected. The views are those of airbench (Jordan, 2024), which gives double weight to the
+    unmoved ones.
+
+    Args:
+        network: A Keras model from pictures to probabilities.
+        x: uint8, or float in [0, 1], (N, H, W, C).
+        views: 1, 2 or 6; the work grows with it.
+        on_batch_end: Called after every batch if there are several; may raise to stop.
+
+    Returns:
+        float32, (N, number of classes).
+
+    Raises:
+        ValueError: There is no such number of views.
+    """
+    if views not in VIEWS:
+        raise ValueError(f"views must be one of {', '.join(map(str, VIEWS))}. Received: views={views}")
+    return _in_batches(_compile(network, views, x.dtype), network, x, on_batch_end)
+
+
+def predict_views(
+    network, x: np.ndarray, *, views: int, on_batch_end: Callable[[], None] | None = None
+) -> np.ndarray:
+    """Class probabilities of each view of many pictures, not averaged, by the function for a single view.
+
+    `combine_views` averages them, as `predict_probabilities` does.
+
+    Args:
+        network, x, views, on_batch_end: As for `predict_probabilities`.
+
+    Returns:
+        float32, (views, N, number of classes), the picture as it is first.
+    """
+    compiled = _compile(network, 1, x.dtype)
+    return np.stack([_in_batches(compiled, network, view, on_batch_end) for view in _views(x, views, np.pad)])
+
+
+def combine_views(probabilities: np.ndarray) -> np.ndarray:
+    """Probabilities (N, classes) from those of several views (views, N, classes): the softmax of their mean logits."""
+    if len(probabilities) == 1:
+        return probabilities[0]
+    logits = np.log(np.maximum(probabilities, _SMALLEST)).mean(axis=0)
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def _in_batches(compiled, network, x: np.ndarray, on_batch_end: Callable[[], None] | None) -> np.ndarray:
+    tf = backend.tensorflow()
+
+    def predict(start: int) -> np.ndarray:
+        return compiled(tf.constant(x[start : start + _BATCH])).numpy()
+
+    if len(x) <= _BATCH:  # no thread for a single picture
+        return predict(0) if len(x) else np.empty((0, network.output_shape[-1]), np.float32)
+    with ThreadPoolExecutor(min(backend.cores(), 8)) as pool:
+        waiting = [pool.submit(predict, start) for start in range(0, len(x), _BATCH)]
+        try:
+            results = []
+            for each in waiting:
+                results.append(each.result())
+                if on_batch_end is not None:
+                    on_batch_end()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return np.concatenate(results)
+
+
+def _views(x, views: int, pad: Callable) -> list:
+    """The views of pictures, arrays or tensors; `pad` is numpy's or TensorFlow's."""
+    shown = [x]
+    if views == 6:
+        wider = pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]], "REFLECT" if pad is not np.pad else "reflect")
+        shown += [wider[:, 2:, 2:], wider[:, :-2, :-2]]
+    return shown + [view[:, :, ::-1] for view in shown] if views > 1 else shown
+
+
+def _compile(network, views: int, dtype: np.dtype):
+    """The network as one TensorFlow function for any number of pictures, traced once."""
+    with _tracing:
+        functions = _compiled.setdefault(network, {})
+        if (views, dtype) not in functions:
+            tf, reference = backend.tensorflow(), weakref.ref(network)
+
+            def probabilities(x):
+                network = reference()
+                shown = _views(scale_pixels(x), views, tf.pad)
+                # A call for each rather than one for all the views: they run side by side.
+                answers = [tf.cast(network(view, training=False), tf.float32) for view in shown]
+                if views == 1:
+                    return answers[0]
+                logits = [tf.math.log(tf.maximum(answer, _SMALLEST)) for answer in answers]
+                return tf.nn.softmax(tf.add_n(logits) / views)
+
+            signature = tf.TensorSpec((None, *network.input_shape[1:]), dtype)
+            function = tf.function(probabilities, autograph=False)  # nothing to rewrite; it would write temporary files
+            functions[views, dtype] = function.get_concrete_function(signature)  # traced here, and never again
+        return functions[views, dtype]

@@ -1,0 +1,1 @@
+"""Runs: what is kept on disk of a training, and how it is found again."""

@@ -1,0 +1,139 @@
+"""Model files: read and write a network and its manifest."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import replace as with_changes
+from pathlib import Path
+
+from imgclassify import backend
+from imgclassify.atomic import replacing
+from imgclassify.data.download import file_sha256
+from imgclassify.runs.manifest import Manifest, ModelFileError, manifest_path, manifest_text, read_manifest
+
+MODEL_SUFFIXES = (".keras", ".h5")
+
+
+def read_model(path: Path) -> tuple[object, Manifest]:
+    """The network in a model file, and its manifest.
+
+    `.keras` files are read in Keras' safe mode, `.h5` files after a look at their configuration: layers that carry
+    code are refused.
+
+    Args:
+        path: A `.keras` or `.h5` file.
+
+    Returns:
+        A `keras.Model` in float32, compiled for Keras' own `evaluate()`, and the manifest.
+
+    Raises:
+        ModelFileError: It is damaged, does not match its manifest, or carries code.
+    """
+    manifest = read_manifest(path)
+    if manifest.sha256 is not None and manifest.sha256 != file_sha256(path):
+        raise ModelFileError(
+            f"{path} is not the file that {manifest_path(path).name} describes: it is damaged or was replaced. "
+            "Restore it, or delete the manifest to load the file without it."
+        )
+    keras = backend.keras()
+    try:
+        if path.suffix == ".h5":
+            _refuse_code(path)
+        network = keras.models.load_model(path, compile=False, safe_mode=True)
+    except ModelFileError:
+        raise
+    except Exception as error:  # Keras, h5py and zipfile raise many kinds for a damaged file
+        raise ModelFileError(
+            f"{path} cannot be loaded with Keras {keras.__version__}{_written_with(manifest)}: "
+            f"it is damaged or of another version. ({_first_line(error)})"
+        ) from error
+    network.compile(loss="categorical_crossentropy", metrics=["accuracy"])
+    return network, manifest
+
+
+def write_model(network, manifest: Manifest, path: str | os.PathLike, *, replace: bool = False) -> Manifest:
+    """Write a network and its manifest, each whole or not at all.
+
+    Args:
+        network: A float32 Keras model; not modified.
+        manifest: What is known of it.
+        path: A `.keras` or `.h5` file; its folder is created. The manifest goes beside it as `.json`.
+        replace: Whether an existing file may be overwritten.
+
+    Returns:
+        The manifest as written, with the file's SHA-256.
+
+    Raises:
+        ModelFileError: The file exists and `replace` is False, or has another suffix.
+    """
+    path = check_target(path, replace=replace)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Both are written before either takes its place; only a crash between the two replacements can part them.
+    with replacing(manifest_path(path)) as text, replacing(path) as part:
+        with _absl_quiet():  # .h5 is Keras' older format, and chosen on purpose
+            network.save(part, include_optimizer=False)
+        manifest = with_changes(manifest, sha256=file_sha256(part))
+        text.write_text(manifest_text(manifest), encoding="utf-8")
+    return manifest
+
+
+def check_target(path: str | os.PathLike, *, replace: bool = False) -> Path:
+    """`path` as a place for a model; raises `ModelFileError` if it cannot be one, before work is spent on it."""
+    path = Path(path).expanduser()
+    if path.suffix not in MODEL_SUFFIXES:
+        raise ModelFileError(f"A model file ends in {' or '.join(MODEL_SUFFIXES)}. Received: {path}")
+    if path.exists() and not replace:
+        raise ModelFileError(
+            f"{path} exists already and is not overwritten: pass replace=True, or choose another name."
+        )
+    return path
+
+
+def _refuse_code(path: Path) -> None:
+    """Raise `ModelFileError` where an `.h5` file holds layers that are not Keras' own or carry code."""
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        config = json.loads(file.attrs["model_config"])
+
+    def dicts(value: object) -> Iterator[dict]:
+        if isinstance(value, dict):
+            yield value
+            value = list(value.values())
+        if isinstance(value, list):
+            for item in value:
+                yield from dicts(item)
+
+    for part in dicts(config):
+        module = part.get("module") or "keras"
+        if (
+            "Lambda" in str(part.get("class_name"))
+            or part.get("class_name") == "function"
+            or module.partition(".")[0] not in ("keras", "builtins")
+        ):
+            raise ModelFileError(
+                f"{path} carries code ({part.get('class_name')} of {module}) and is not loaded: "
+                "only models of Keras' own layers are."
+            )
+
+
+def _written_with(manifest: Manifest) -> str:
+    version = manifest.versions.get("keras")
+    return f", written with Keras {version}" if version else ""
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+
+
+@contextlib.contextmanager
+def _absl_quiet() -> Iterator[None]:
+    from absl import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)

@@ -1,0 +1,262 @@
+"""Manifests: what is recorded of a model, in a JSON file beside it."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from imgclassify.atomic import replacing
+from imgclassify.recipes import Recipe
+
+FORMAT = 2
+STATUSES = ("running", "complete", "interrupted", "failed", "unknown")
+_OLD_SIZES = {0: (1.0,), 2: (5 / 8, 1.0), 3: (5 / 8, 6 / 8, 1.0), 4: (5 / 8, 6 / 8, 7 / 8, 1.0)}  # of "growing"
+_OLD_VIEWS = {0: 1, 1: 2, 2: 6}  # of "tta"
+
+
+class ModelFileError(ValueError):
+    """A model or manifest cannot be found, read, trusted or written; the message says which, why and what to do."""
+
+
+@dataclass(frozen=True)
+class DataRecord:
+    """The data that a model was trained on.
+
+    Attributes:
+        name: Short name, as `load_dataset` knows it; that of the folder for a user's own pictures.
+        source: What the pictures are, for figures and tables.
+        fingerprint: `Dataset.fingerprint`.
+        folder: Where the pictures were, as an absolute path; empty for data sets that have a name.
+        training_pictures, validation_pictures: How many.
+    """
+
+    name: str = "cifar10"
+    source: str = "unknown data"
+    fingerprint: str | None = None
+    folder: str = ""
+    training_pictures: int = 0
+    validation_pictures: int = 0
+
+    def location(self) -> str:
+        """What `load_dataset` takes to load this data again."""
+        return self.folder or self.name
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What is known of a model. A model file without a manifest has one whose fields have their defaults.
+
+    Attributes:
+        run: Name of the run that it comes from.
+        status: "running", "complete", "interrupted", "failed", or "unknown" if nothing is recorded.
+        created: When the training began, ISO 8601, UTC.
+        recipe: How it was trained.
+        seed, share, precision: As given to `train_model`.
+        dataset: What it was trained on.
+        class_names: One name per output.
+        input_shape: Height, width and channels of its input.
+        temperatures: What calibration divides the logits by, averaging the answers; it is part of the network.
+        metrics: Measurements of the model as it is, such as "val_accuracy".
+        history: Lists with one value per epoch: "loss", "accuracy", "val_loss", "val_accuracy".
+        wall_time_s: Seconds that the training took.
+        versions, machine, commit: Of what it was trained with.
+        sha256: Checksum of the model file.
+        format: Of the manifest.
+    """
+
+    run: str = ""
+    status: str = "unknown"
+    created: str = ""
+    recipe: Recipe | None = None
+    seed: int | None = None
+    share: float = 1.0
+    precision: str | None = None
+    dataset: DataRecord = field(default_factory=DataRecord)
+    class_names: tuple[str, ...] = ()
+    input_shape: tuple[int, ...] = ()
+    temperatures: tuple[float, ...] = ()
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    history: Mapping[str, list[float]] = field(default_factory=dict)
+    wall_time_s: float = 0.0
+    versions: Mapping[str, str] = field(default_factory=dict)
+    machine: Mapping[str, Any] = field(default_factory=dict)
+    commit: str | None = None
+    sha256: str | None = None
+    format: int = FORMAT
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> "Manifest":
+        """A manifest from what JSON holds of it, also of older versions; keys that it does not know are left out.
+
+        Raises:
+            ValueError: A value is of the wrong kind; the message names the key.
+        """
+        if not isinstance(record, Mapping):
+            raise ValueError(f"a manifest is a JSON object. Received: {type(record).__name__}")
+        known = {key: value for key, value in _upgraded(record).items() if key in _CHECKS}
+        return cls(**{key: _checked(key, value, *_CHECKS[key]) for key, value in known.items()}, format=FORMAT)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The manifest as JSON has it: no tuples, and null for numbers that are not finite."""
+        return _for_json(asdict(self))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The recipe's fields, seed, share and precision: all that decides a training, except the data."""
+        recipe = asdict(self.recipe) if self.recipe else {}
+        return recipe | {"seed": self.seed, "share": self.share, "precision": self.precision}
+
+    @property
+    def views(self) -> int:
+        """Views of a picture that the model averages at prediction."""
+        return self.recipe.views if self.recipe else 1
+
+    def describe_accuracy(self) -> str:
+        """What is recorded of the model's accuracy, in one sentence: on test pictures, else in validation."""
+        for part, addition in (("test", ""), ("val", "; not measured on test pictures")):
+            if (accuracy := self.metrics.get(f"{part}_accuracy")) is not None:
+                pictures = {"test": "test", "val": "validation"}[part]
+                return f"Right on {accuracy:.1%} of the {pictures} pictures of {self.dataset.source}{addition}."
+        return "Its accuracy is not recorded."
+
+
+def manifest_path(model: Path) -> Path:
+    """Where the manifest of a model file is."""
+    return model.with_suffix(".json")
+
+
+def read_manifest(model: Path) -> Manifest:
+    """The manifest beside a model file; one of defaults if there is none.
+
+    Raises:
+        ModelFileError: It is there but not readable.
+    """
+    path = manifest_path(model)
+    try:
+        return Manifest.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return Manifest()
+    except RecursionError as error:
+        raise ModelFileError(f"{path} is damaged: it is nested too deeply.") from error
+    except (OSError, ValueError) as error:
+        raise ModelFileError(f"{path} is damaged: {error}") from error
+
+
+def write_manifest(model: Path, manifest: Manifest) -> None:
+    """Write the manifest beside a model file, whole or not at all."""
+    with replacing(manifest_path(model)) as part:
+        part.write_text(manifest_text(manifest), encoding="utf-8")
+
+
+def manifest_text(manifest: Manifest) -> str:
+    """A manifest as strict JSON."""
+    return json.dumps(manifest.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _upgraded(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What an older version recorded, as this one does."""
+    record = dict(record)
+    recipe = record.get("recipe")
+    if isinstance(recipe, Mapping):
+        recipe = dict(recipe)
+        if "growing" in recipe:
+            growing = recipe.pop("growing")
+            recipe["sizes"] = _OLD_SIZES.get(4 if growing is True else growing, growing)  # once there were four only
+        if "tta" in recipe:
+            tta = recipe.pop("tta")
+            recipe["views"] = _OLD_VIEWS.get(tta, tta)  # once False and True
+        recipe.pop("averaging", None)  # the mean over the last steps' weights, which is no longer offered
+        record["recipe"] = recipe
+    temperature = record.pop("temperature", None)
+    mixture = record.pop("mixture", [1.0])
+    if isinstance(temperature, (int, float)) and isinstance(mixture, list):
+        record.setdefault("temperatures", [temperature * each for each in mixture])
+    return record
+
+
+def _checked(key: str, value: Any, kind: type | tuple[type, ...], build) -> Any:
+    """A field's value, or one sentence about what is wrong with it."""
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise ValueError(f'"{key}" is of the wrong kind. Received: {type(value).__name__}')
+    try:
+        return build(value)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise ValueError(f'"{key}" is not as expected: {error}') from error
+
+
+def _recipe(record: Mapping[str, Any] | None) -> Recipe | None:
+    return None if not record else Recipe(**record)
+
+
+def _data(record: Mapping[str, Any]) -> DataRecord:
+    names = {each.name: each.type for each in fields(DataRecord)}
+    known = {key: value for key, value in record.items() if key in names}
+    for key, value in known.items():
+        expected = int if "pictures" in key else str
+        if not isinstance(value, expected) and not (key == "fingerprint" and value is None):
+            raise ValueError(f"{key} is a {type(value).__name__}")
+    return DataRecord(**known)
+
+
+def _names(values: list) -> tuple[str, ...]:
+    if not all(isinstance(value, str) for value in values):
+        raise ValueError("expected names")
+    return tuple(values)
+
+
+def _numbers(values: list) -> tuple:
+    if not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
+        raise ValueError("expected numbers")
+    return tuple(values)
+
+
+def _history(record: Mapping[str, Any]) -> dict[str, list[float]]:
+    """Lists of numbers; null is a number that was not finite."""
+    return {key: [math.nan if value is None else float(value) for value in values] for key, values in record.items()}
+
+
+def _metrics(record: Mapping[str, Any]) -> dict[str, Any]:
+    for key, value in record.items():
+        if not isinstance(value, (int, float, list, type(None))) or isinstance(value, bool):
+            raise ValueError(f"{key} is a {type(value).__name__}")
+    return {key: math.nan if value is None else value for key, value in record.items()}
+
+
+def _status(value: str) -> str:
+    if value not in STATUSES:
+        raise ValueError(f"expected one of {', '.join(STATUSES)}, found {value!r}")
+    return value
+
+
+def _for_json(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _for_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_for_json(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+_OPTIONAL_TEXT = (str, type(None))
+# Of each key that is read: what it may be, and what is made of it.
+_CHECKS: dict[str, tuple[Any, Any]] = {
+    "run": (str, str),
+    "status": (str, _status),
+    "created": (str, str),
+    "recipe": ((dict, type(None)), _recipe),
+    "seed": ((int, type(None)), lambda value: value),
+    "share": ((int, float), float),
+    "precision": (_OPTIONAL_TEXT, lambda value: value),
+    "dataset": (dict, _data),
+    "class_names": (list, _names),
+    "input_shape": (list, _numbers),
+    "temperatures": (list, _numbers),
+    "metrics": (dict, _metrics),
+    "history": (dict, _history),
+    "wall_time_s": ((int, float), float),
+    "versions": (dict, dict),
+    "machine": (dict, dict),
+    "commit": (_OPTIONAL_TEXT, lambda value: value),
+    "sha256": (_OPTIONAL_TEXT, lambda value: value),
+}

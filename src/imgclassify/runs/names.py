@@ -1,0 +1,146 @@
+"""Names: the one resolver from what a person types to a model or a run."""
+
+import contextlib
+import difflib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from imgclassify.recipes import RECIPES
+from imgclassify.runs.files import MODEL_SUFFIXES
+from imgclassify.runs.manifest import ModelFileError, read_manifest
+from imgclassify.settings import artifacts_dir, model_dirs
+
+BEST, LATEST = "best", "latest"
+RUN_MODEL = "model.keras"  # in a run's folder
+_STAMP = "00000000-000000-"  # how a run's name begins: date and time
+
+
+def published_name(recipe: str = "baseline", dataset: str = "cifar10") -> str:
+    """File name under which a recipe's model for a data set is published in the artifacts folder.
+
+    Example:
+        >>> published_name("fast", "digits")
+        'digits_fast.keras'
+    """
+    if dataset == "cifar10" and recipe == "baseline":
+        return "cifar10_model.h5"
+    return f"{dataset}_model.keras" if recipe == "baseline" else f"{dataset}_{recipe}.keras"
+
+
+def list_models() -> list[Path]:
+    """All published models: files in the artifacts folder, then shipped ones whose name is not among these."""
+    found: dict[str, Path] = {}
+    for folder in model_dirs():
+        for path in sorted(folder.glob("*")):
+            if path.suffix in MODEL_SUFFIXES and not path.name.startswith("."):
+                found.setdefault(path.name, path)
+    return list(found.values())
+
+
+def runs_dir() -> Path:
+    """Folder of the runs."""
+    return artifacts_dir() / "runs"
+
+
+def run_names() -> list[str]:
+    """Names of all runs, newest first."""
+    return sorted((path.name for path in runs_dir().glob("*") if path.is_dir()), reverse=True)
+
+
+def short_name(run: str) -> str:
+    """A run's name without its time.
+
+    Example:
+        >>> short_name("20261124-210000-quick")
+        'quick'
+    """
+    return run[len(_STAMP) :] if len(run) > len(_STAMP) else run
+
+
+def find_model(path_or_name: str | os.PathLike = BEST, *, dataset: str = "cifar10") -> Path:
+    """Path of a model, from any name that this package prints.
+
+    Args:
+        path_or_name: "best" for the shipped CIFAR-10 model with the highest recorded validation accuracy; a `.keras`
+            or `.h5` file, or a run's folder; the file name of a published model; a recipe ("baseline") for its
+            published model of `dataset`; a data set ("digits") for its published baseline; a run's name, its name
+            without the time, for the newest of that name, or "latest" for the newest of all.
+        dataset: Which data set a recipe's name refers to.
+
+    Raises:
+        ModelFileError: There is no such model; the message suggests similar names.
+    """
+    text = os.fspath(path_or_name)
+    path = Path(text).expanduser()
+    if (path / RUN_MODEL).is_file():
+        return path / RUN_MODEL
+    if path.suffix in MODEL_SUFFIXES and path.is_file():
+        return path
+    models = {model.name: model for model in list_models()}
+    if text == BEST and (best := _best_of(models.values())) is not None:
+        return best
+    for name in (text, published_name(text, dataset), published_name(dataset=text)):
+        if name in models:
+            return models[name]
+    run = _run_called(text)
+    if run is not None and (runs_dir() / run / RUN_MODEL).is_file():
+        return runs_dir() / run / RUN_MODEL
+    if run is not None:
+        raise ModelFileError(f"The run {run} has no model: it has not finished an epoch, or its model was removed.")
+    if path.suffix in MODEL_SUFFIXES:
+        raise ModelFileError(f"There is no model file {text}.{_suggestion(text, models)}")
+    known = [BEST, *RECIPES, *models, *run_names(), *map(short_name, run_names())]
+    raise ModelFileError(
+        f'No model for "{text}".{_suggestion(text, known)} A model is "best", a recipe, a .keras or .h5 file, a run, '
+        f'or "latest". Published: {", ".join(models) or "none"}.'
+    )
+
+
+def find_run(name: str) -> str:
+    """A run's full name, from its name with or without the time, or from "latest".
+
+    Raises:
+        ValueError: There is no such run; the message suggests similar names.
+    """
+    if (run := _run_called(name)) is not None:
+        return run
+    names = run_names()
+    if not names:
+        raise ValueError(f'There is no run "{name}": there are no runs yet.')
+    raise ValueError(
+        f'There is no run "{name}".{_suggestion(name, [*names, *map(short_name, names)])} '
+        f"The newest are: {', '.join(names[:5])}."
+    )
+
+
+def _run_called(name: str) -> str | None:
+    """Full name of the run that a name means, the newest if several do; None if there is none."""
+    names = run_names()
+    if name == LATEST:
+        return next(iter(names), None)
+    return next((run for run in names if run == name), None) or next(
+        (run for run in names if short_name(run) == name), None
+    )
+
+
+def _best_of(models: Iterable[Path]) -> Path | None:
+    """The CIFAR-10 model with the highest recorded validation accuracy; one without a record comes last."""
+    ranked = {}
+    for model in models:
+        if not model.name.startswith("cifar10_"):
+            continue
+        accuracy = -1.0
+        with contextlib.suppress(ModelFileError):
+            manifest = read_manifest(model)
+            if manifest.dataset.name != "cifar10":
+                continue
+            accuracy = manifest.metrics.get("val_accuracy", -1.0)
+        ranked[model] = accuracy
+    return max(ranked, key=ranked.__getitem__, default=None)
+
+
+def _suggestion(name: str, known: Iterable[str]) -> str:
+    """A sentence with the names most like this one; empty if none is."""
+    close = difflib.get_close_matches(name, list(dict.fromkeys(known)), n=3, cutoff=0.6)
+    return f" Did you mean {' or '.join(close)}?" if close else ""

@@ -1,0 +1,55 @@
+"""Provenance: the machine, versions and commit that a manifest records."""
+
+import platform
+import subprocess
+from pathlib import Path
+
+from imgclassify.backend import cores, tensorflow
+from imgclassify.settings import PACKAGE
+
+
+def describe_machine() -> dict[str, object]:
+    """Processor, cores, GPUs and operating system of this machine, without names of hosts or users."""
+    processor = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                processor = line.partition(":")[2].strip()
+                break
+    tf = tensorflow()
+    gpus = [
+        tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
+        for gpu in tf.config.list_physical_devices("GPU")
+    ]
+    return {
+        "processor": processor,
+        "cores": cores(),
+        "gpus": gpus,
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def describe_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide what a training gives."""
+    from importlib.metadata import version
+
+    packages = ("imgclassify", "tensorflow", "keras", "numpy")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def source_commit() -> str | None:
+    """Git commit of the source tree, with "-dirty" where `src` has uncommitted changes; None outside a checkout."""
+    source = Path(__file__).resolve().parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(source), *words], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", __file__)  # not merely lying in somebody's repository
+        commit = git("rev-parse", "HEAD")
+        return commit + ("-dirty" if git("status", "--porcelain", "--", str(source)) else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

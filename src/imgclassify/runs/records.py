@@ -1,0 +1,175 @@
+"""Records: the runs in `artifacts/runs/`. Start, list, compare and delete them."""
+
+import contextlib
+import datetime as dt
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from imgclassify import display
+from imgclassify.runs.manifest import Manifest, ModelFileError, read_manifest, write_manifest
+from imgclassify.runs.names import RUN_MODEL, find_run, run_names, runs_dir
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One training's record.
+
+    Attributes:
+        name: Its folder's name, `<time>-<name>`.
+        folder: The folder, with `model.keras` and the manifest `model.json`.
+        manifest: Settings, history, metrics, versions.
+    """
+
+    name: str
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs were finished."""
+        return len(self.manifest.history.get("loss", []))
+
+    @property
+    def val_accuracy(self) -> float | None:
+        """Validation accuracy of the saved weights, 0 to 1; None if none were saved."""
+        return self.manifest.metrics.get("val_accuracy")
+
+    def describe_accuracy(self) -> str:
+        """Validation accuracy as a table shows it: with a note if it is that of the best epoch of a stopped training."""
+        if self.val_accuracy is None:
+            return "-"
+        stopped = self.manifest.status in ("interrupted", "failed") and self.manifest.history.get("val_accuracy")
+        if not stopped:
+            return f"{self.val_accuracy:.2%}"
+        accuracies = self.manifest.history["val_accuracy"]
+        return f"{self.val_accuracy:.2%} (best epoch: {accuracies.index(max(accuracies)) + 1})"
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Runs side by side, grouped by data set; shows itself as text and as HTML.
+
+    Runs of different data are not comparable by their accuracy. Groups, and the runs in each, are newest first.
+
+    Attributes:
+        runs: The runs compared, in the order shown.
+        problems: One sentence for each run whose manifest cannot be read.
+    """
+
+    runs: tuple[Run, ...]
+    problems: tuple[str, ...] = ()
+
+    @cached_property
+    def differences(self) -> dict[str, tuple[Any, ...]]:
+        """For each setting that is not the same in all runs, its value in each."""
+        settings = [run.manifest.settings for run in self.runs]
+        keys = dict.fromkeys(key for each in settings for key in each)
+        values = {key: tuple(each.get(key) for each in settings) for key in keys}
+        return {key: row for key, row in values.items() if len(set(row)) > 1}
+
+    def groups(self) -> dict[str, list[Run]]:
+        """The runs by the source of their data."""
+        grouped: dict[str, list[Run]] = {}
+        for run in self.runs:
+            grouped.setdefault(run.manifest.dataset.source, []).append(run)
+        return grouped
+
+    def rows(self) -> list[list[str]]:
+        """The table with its head: name, data, status, epochs, validation accuracy, minutes, differing settings."""
+        head = ["run", "data", "status", "epochs", "val_accuracy", "minutes", *self.differences]
+        body = [
+            [
+                run.name,
+                run.manifest.dataset.source,
+                run.manifest.status,
+                str(run.epochs),
+                run.describe_accuracy(),
+                f"{run.manifest.wall_time_s / 60:.1f}",
+                *(_shown(values[i]) for values in self.differences.values()),
+            ]
+            for i, run in enumerate(self.runs)
+        ]
+        return [head, *body]
+
+    def __str__(self) -> str:
+        rows = self.rows()
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        return "\n".join([*lines, *self.problems])
+
+    def _repr_html_(self) -> str:
+        head, *body = self.rows()
+        return display.fragment(display.table(head, body), *map(display.message, self.problems))
+
+
+def start_run(name: str, manifest: Manifest) -> tuple[Path, str]:
+    """Make the folder of a new run and write its manifest; returns the path of its model, not yet written, and its name."""
+    stamp = dt.datetime.now().strftime("%Y%m%d-%H%M%S")
+    for suffix in ("", *(f"-{i}" for i in range(2, 1000))):
+        folder = runs_dir() / f"{stamp}-{name}{suffix}"
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            write_manifest(folder / RUN_MODEL, replace(manifest, run=folder.name))
+            return folder / RUN_MODEL, folder.name
+    raise FileExistsError(f"{runs_dir()} has a thousand runs of this second")
+
+
+def list_runs() -> list[Run]:
+    """All runs in the artifacts folder, newest first. Those without a readable manifest are left out."""
+    return _read(run_names())[0]
+
+
+def compare_runs(*names: str) -> Comparison:
+    """Compare the named runs, or all of them.
+
+    Args:
+        *names: Runs by name, with or without the time, or "latest".
+
+    Raises:
+        ValueError: There is no run of such a name.
+    """
+    runs, problems = _read(dict.fromkeys(map(find_run, names)) if names else run_names())
+    runs.sort(key=lambda run: run.name, reverse=True)
+    sources = list(dict.fromkeys(run.manifest.dataset.source for run in runs))
+    runs.sort(key=lambda run: sources.index(run.manifest.dataset.source))  # stable: newest first within each
+    return Comparison(tuple(runs), tuple(problems))
+
+
+def delete_run(name: str) -> str:
+    """Delete one run's folder for good; returns its full name. Published models are not runs and stay.
+
+    Args:
+        name: With or without the time, or "latest".
+
+    Raises:
+        ValueError: There is no run of this name.
+    """
+    run = find_run(name)
+    shutil.rmtree(runs_dir() / run)
+    return run
+
+
+def _read(names: Iterable[str]) -> tuple[list[Run], list[str]]:
+    """The runs of these names, and one sentence for each whose manifest cannot be read."""
+    runs, problems = [], []
+    for name in names:
+        folder = runs_dir() / name
+        try:
+            manifest = read_manifest(folder / RUN_MODEL)
+        except ModelFileError as error:
+            problems.append(str(error))
+            continue
+        if manifest.status != "unknown":  # there is one
+            runs.append(Run(name, folder, manifest))
+    return runs, problems
+
+
+def _shown(value: object) -> str:
+    """A setting as a table shows it."""
+    if isinstance(value, tuple):
+        return ", ".join(f"{each:g}" for each in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)

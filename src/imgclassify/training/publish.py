@@ -1,0 +1,108 @@
+"""Publishing: one model per recipe and data set, loaded if it exists, trained otherwise."""
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from imgclassify.classifier import Classifier, load_model
+from imgclassify.data.dataset import Dataset
+from imgclassify.data.loading import as_dataset, load_dataset
+from imgclassify.evaluation.metrics import evaluate_model, recorded_metrics
+from imgclassify.recipes import Recipe, get_recipe
+from imgclassify.runs.files import check_target
+from imgclassify.runs.manifest import Manifest, ModelFileError
+from imgclassify.runs.names import published_name
+from imgclassify.settings import artifacts_dir, model_dirs
+from imgclassify.training.train import train_model
+from imgclassify.training.watch import HISTORY_KEYS, History
+
+_RUN_OPTIONS = ("seed", "share", "precision", "name", "stop", "on_epoch_end", "progress")  # of train_model, no settings
+
+
+def train_or_load_model(
+    recipe: str | Recipe = "baseline",
+    data=None,
+    *,
+    path: str | os.PathLike | None = None,
+    replace: bool = False,
+    **options,
+) -> tuple[Classifier, History]:
+    """Load the recipe's published model if there is one, else train and publish it.
+
+    The published file is `cifar10_model.h5` for the baseline on CIFAR-10, `<data>_model.keras` for other data and
+    `<data>_<recipe>.keras` for other recipes, in the artifacts folder. A training becomes the published file only
+    when it is complete; interrupted, it stays a run. On publication the test data is measured, for the record.
+
+    Args:
+        recipe: As for `train_model`.
+        data: As for `train_model`. It is not read if a model is loaded.
+        path: Another place for the published file, `.keras` or `.h5`.
+        replace: Train anew and replace the published file once the training is complete.
+        **options: As for `train_model`.
+
+    Returns:
+        `(classifier, history)` as `train_model` does; loaded, the history is the one in the manifest.
+
+    Raises:
+        ModelFileError: The published file is damaged, or was made with settings other than those asked for,
+            or of other classes; it is left as it is.
+        DatasetError: The data is unavailable.
+        ValueError: As for `train_model`.
+    """
+    settings = {key: value for key, value in options.items() if key not in _RUN_OPTIONS}
+    wanted = get_recipe(recipe, **settings)
+    data = data if data is None else as_dataset(data)
+    target, existing = find_published(wanted.name, data.name if data else "cifar10", path)
+    if existing is not None and not replace:
+        classifier = load_model(existing)
+        asked = asdict(wanted) if isinstance(recipe, Recipe) else settings
+        asked = asked | {key: options[key] for key in ("seed", "share", "precision") if options.get(key, "auto") != "auto"}
+        _check_as_asked(existing, classifier.manifest, asked, data)
+        return classifier, dict(classifier.manifest.history) or {key: [] for key in HISTORY_KEYS}
+
+    data = data or load_dataset("cifar10")
+    classifier, history = train_model(recipe, data, **options)
+    if classifier.manifest.status == "complete":
+        classifier = measured_on_test(classifier, data).save(target, replace=replace)
+    return classifier, history
+
+
+def measured_on_test(classifier: Classifier, data: Dataset) -> Classifier:
+    """The classifier with one reading of the test data in its manifest."""
+    measured = evaluate_model(classifier, data.x_test, data.y_test)
+    single = evaluate_model(classifier, data.x_test, data.y_test, views=1) if classifier.manifest.views > 1 else None
+    return classifier.recorded(metrics={**classifier.manifest.metrics, **recorded_metrics("test", measured, single)})
+
+
+def find_published(recipe: str, dataset: str, path: str | os.PathLike | None = None) -> tuple[Path, Path | None]:
+    """Where a recipe's model is published, and where one is already (there, or among the shipped ones), or None.
+
+    Raises:
+        ModelFileError: `path` is no place for a model.
+    """
+    file_name = published_name(recipe, dataset)
+    target = check_target(path or artifacts_dir() / file_name, replace=True)
+    candidates = [target] if path else [folder / file_name for folder in model_dirs()]
+    return target, next((candidate for candidate in candidates if candidate.exists()), None)
+
+
+def _check_as_asked(path: Path, manifest: Manifest, asked: dict[str, Any], data: Dataset | None) -> None:
+    """Raise `ModelFileError` if a published model is not what was asked for."""
+    made = manifest.settings
+    other = {key: value for key, value in asked.items() if value is not None and made.get(key) != value}
+    if other:
+        raise ModelFileError(
+            f"{path} was trained with {', '.join(f'{key}={made.get(key)}' for key in other)}, not with "
+            f"{', '.join(f'{key}={value}' for key, value in other.items())} as asked. Leave that out to load it, "
+            "call train_model() for a run beside it, or pass replace=True to replace it."
+        )
+    if data is None:
+        return
+    if manifest.class_names and manifest.class_names != data.class_names:
+        raise ModelFileError(
+            f"{path} was trained on other classes ({', '.join(manifest.class_names)}) than this data has "
+            f"({', '.join(data.class_names)}): pass another path=."
+        )
+    if data.name != "cifar10" and manifest.dataset.fingerprint not in (None, data.fingerprint):
+        raise ModelFileError(f"{path} was trained on other pictures than those of {data.source}: pass another path=.")

@@ -1,0 +1,263 @@
+"""Training: from a recipe and data to a calibrated classifier, kept as a run."""
+
+import contextlib
+import datetime as dt
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from imgclassify import backend
+from imgclassify.classifier import Classifier
+from imgclassify.data.batches import Batches
+from imgclassify.data.dataset import Dataset, in_proportion
+from imgclassify.data.loading import as_dataset
+from imgclassify.evaluation.calibration import calibrate
+from imgclassify.evaluation.metrics import Evaluation
+from imgclassify.models.inference import predict_probabilities
+from imgclassify.models.networks import build_model, whiten
+from imgclassify.progress import Progress
+from imgclassify.recipes import Recipe, check_name, get_recipe
+from imgclassify.runs import provenance
+from imgclassify.runs.manifest import DataRecord, Manifest, write_manifest
+from imgclassify.runs.records import start_run
+from imgclassify.settings import short_mode
+from imgclassify.training.loop import Loop
+from imgclassify.training.watch import History, StopTraining, Watch
+
+_SHORT_EPOCHS = 3  # in short mode
+_WHITENING_SAMPLE = 5000  # training pictures that the whitening is computed from
+_LARGEST_SEED = 2**32 - 1  # numpy's
+
+
+def train_model(
+    recipe: str | Recipe = "baseline",
+    data=None,
+    *,
+    seed: int = 0,
+    share: float = 1.0,
+    precision: str = "auto",
+    name: str | None = None,
+    stop: threading.Event | None = None,
+    on_epoch_end: Callable[[History], None] | None = None,
+    progress: Progress | None = None,
+    **settings,
+) -> tuple[Classifier, History]:
+    """Train a fresh network, always from the start, and keep it as a run in `artifacts/runs/<time>-<name>/`.
+
+    An interrupt (Ctrl-C, or Interrupt in a notebook) or `stop` ends the training early: the run and the
+    returned classifier then have the weights of the epoch with the best validation accuracy so far, and
+    `manifest.status` is "interrupted". Otherwise they have the last epoch's, and it is "complete". An interrupt
+    during the calibration is raised; the run then has the model uncalibrated, as "interrupted". After an error, the
+    best weights so far stay in the run too, as "failed". The model is calibrated on the validation pictures; see
+    `calibrate`.
+
+    Args:
+        recipe: A name in `RECIPES`, or a `Recipe`.
+        data: A `Dataset`, or what `load_and_preprocess_data()` returns; None for CIFAR-10. Its test part is not used.
+        seed: For the split, the initial weights, the order and the variations of the pictures, and dropout.
+        share: Train on this share of the training pictures only, above 0 to 1, classes in proportion; the
+            pictures held out for validation stay the same.
+        precision: "float32", "mixed_float16" or "mixed_bfloat16"; "auto" is `backend.default_precision()`.
+            The saved and returned network is float32 in any case.
+        name: Name of the run; default: the recipe's.
+        stop: Set from another thread, it ends the training after the step that is being computed; a step of the
+            baseline takes milliseconds, one of "fast" up to about half a second on two cores.
+        on_epoch_end: Called after every epoch with the history so far.
+        progress: Where to show the progress; default: the terminal or the notebook's cell.
+        **settings: Other values for the recipe's fields, for instance `epochs=5`.
+
+    Returns:
+        `(classifier, history)`: a `Classifier`, and a dict with a list of one value per epoch for each of "loss",
+        "accuracy", "val_loss", "val_accuracy". These are measured as the training goes, with a single view and
+        uncalibrated, the former two on the pictures that the epoch trained on, which may be the hard ones; the
+        manifest's `metrics` are those of the model as it is.
+
+    Raises:
+        DatasetError: The data is unavailable, or too small to be split.
+        ValueError: The recipe is unknown, or a setting or the name is out of range.
+        MemoryError: A batch does not fit into the (graphics) memory.
+    """
+    recipe, data = _in_short_mode(get_recipe(recipe, **settings)), as_dataset(data)
+    check_name(recipe.name if name is None else name)
+    precision = backend.choose_precision(precision)
+    train_rows, val_rows = _split(data, recipe, share, seed)
+    validation = data.x_train[val_rows], data.y_train[val_rows]
+
+    backend.set_seed(seed)
+    classifier = Classifier.of(_new_network(recipe, data, train_rows), data.class_names).recorded(
+        **_new_record(recipe, data, len(train_rows), len(val_rows)), seed=seed, share=share, precision=precision
+    )
+    batches = Batches(
+        data.x_train,
+        data.y_train,
+        train_rows,
+        batch_size=recipe.batch_size,
+        augmentation=recipe.augmentation,
+        seed=seed,
+    )
+    path, run = start_run(name or recipe.name, classifier.manifest)
+    classifier = classifier.recorded(run=run)
+    listeners = [lambda history: write_manifest(path, replace(classifier.manifest, history=history))]
+    listeners += [on_epoch_end] if on_epoch_end else []
+    with progress or Progress() as progress:
+        watch = Watch(recipe.epochs, progress, stop=stop, listeners=listeners)
+        status, error = _fit(classifier, batches, validation, watch)
+        classifier = classifier.recorded(
+            status=status, history=watch.history, wall_time_s=round(time.monotonic() - watch.began, 1)
+        )
+        if error is not None:
+            _keep_what_there_is(classifier, path, validation, watch)
+            raise _in_words(error, recipe) from error
+        classifier = _keep(classifier, path, validation, progress)
+        if status == "interrupted":
+            progress.say(_how_it_was_stopped(watch, recipe, run))
+    return classifier, watch.history
+
+
+def train_variants(
+    recipe: str | Recipe,
+    data,
+    variants: Mapping[str, dict[str, Any]],
+    *,
+    seeds: Sequence[int] = (0, 1),
+    **settings,
+) -> dict[str, list[Manifest]]:
+    """Train variants of a recipe, each with several seeds, for a fair comparison.
+
+    Args:
+        recipe: As for `train_model`.
+        data: As for `train_model`.
+        variants: For each variant's label the options of `train_model` that make it, for instance
+            `{"as it is": {}, "half the data": {"share": 0.5}}`.
+        seeds: One training each; in short mode only the first.
+        **settings: Options of `train_model` for all of them.
+
+    Returns:
+        For each label the manifests of its runs, in the order of the seeds.
+
+    Raises:
+        KeyboardInterrupt: A training was interrupted; the runs so far are kept.
+        DatasetError, ValueError: As for `train_model`.
+    """
+    manifests: dict[str, list[Manifest]] = {}
+    for label, options in variants.items():
+        for seed in seeds[:1] if short_mode() else seeds:
+            classifier, _ = train_model(recipe, data, seed=seed, **settings | options)
+            if classifier.manifest.status != "complete":
+                raise KeyboardInterrupt
+            manifests.setdefault(label, []).append(classifier.manifest)
+    return manifests
+
+
+def _in_short_mode(recipe: Recipe) -> Recipe:
+    return replace(recipe, epochs=min(recipe.epochs, _SHORT_EPOCHS)) if short_mode() else recipe
+
+
+def _split(data: Dataset, recipe: Recipe, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to train on and rows to validate on."""
+    if not 0 < share <= 1:
+        raise ValueError(f"share must be above 0 and at most 1. Received: share={share}")
+    if not 0 <= seed <= _LARGEST_SEED:
+        raise ValueError(f"seed must be from 0 to {_LARGEST_SEED}. Received: seed={seed}")
+    train_rows, val_rows = data.validation_split(recipe.validation_fraction, seed)
+    if share < 1:
+        count = max(1, round(share * len(train_rows)))
+        train_rows = train_rows[in_proportion(data.y_train[train_rows], count, seed)]
+    return train_rows, val_rows
+
+
+def _new_network(recipe: Recipe, data: Dataset, train_rows: np.ndarray):
+    network = build_model(
+        recipe.architecture, input_shape=data.x_train.shape[1:], num_classes=len(data.class_names)
+    )
+    whiten(network, data.x_train[train_rows[:: max(1, len(train_rows) // _WHITENING_SAMPLE)]])
+    return network
+
+
+def _new_record(recipe: Recipe, data: Dataset, training_pictures: int, validation_pictures: int) -> dict[str, Any]:
+    """What a manifest records before the training begins."""
+    return {
+        "status": "running",
+        "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        "recipe": recipe,
+        "dataset": DataRecord(
+            data.name, data.source, data.fingerprint, data.folder, training_pictures, validation_pictures
+        ),
+        "versions": provenance.describe_versions(),
+        "commit": provenance.source_commit(),
+        "machine": provenance.describe_machine(),
+    }
+
+
+def _fit(
+    classifier: Classifier, batches: Batches, validation: tuple[np.ndarray, np.ndarray], watch: Watch
+) -> tuple[str, Exception | None]:
+    """Train the classifier's network; returns how that ended, and the error if there was one."""
+    manifest = classifier.manifest
+    loop, status, error = None, "complete", None
+    try:
+        loop = Loop(classifier.network, manifest.recipe, batches, manifest.precision)
+        for epoch in range(manifest.recipe.epochs):
+            watch.on_epoch_begin(epoch)
+            for done in loop.run_epoch(epoch):
+                watch.on_batch_end(done, loop.work_done(epoch + done))
+            probabilities = predict_probabilities(loop.network, validation[0], on_batch_end=watch.check_stop)
+            measured = Evaluation(probabilities, validation[1], classifier.class_names)
+            numbers = (loop.loss, loop.accuracy, measured.loss, measured.accuracy)
+            watch.on_epoch_end(numbers, loop.network.get_weights(), loop.work_done(epoch + 1))
+    except (KeyboardInterrupt, StopTraining):
+        status = "interrupted"
+    except Exception as caught:
+        status, error = "failed", caught
+    weights = watch.weights if status == "complete" else watch.best_weights
+    if weights is None and loop is not None:  # stopped in the first epoch
+        weights = loop.network.get_weights()
+    if weights is not None:
+        classifier.network.set_weights(weights)
+    return status, error
+
+
+def _keep(
+    classifier: Classifier, path: Path, validation: tuple[np.ndarray, np.ndarray], progress: Progress
+) -> Classifier:
+    """Save the classifier in its run: at once as it is, so that whatever happens the weights are kept; then calibrated."""
+    status = classifier.manifest.status
+    kept = classifier.recorded(status="failed" if status == "failed" else "interrupted").save(path)
+    if not classifier.manifest.history["loss"]:
+        return kept
+    progress.log("calibrating on the validation pictures")
+    calibrated = calibrate(classifier, *validation)
+    return calibrated.classifier.recorded(metrics=calibrated.metrics("val")).save(path, replace=True)
+
+
+def _keep_what_there_is(
+    classifier: Classifier, path: Path, validation: tuple[np.ndarray, np.ndarray], watch: Watch
+) -> None:
+    """After an error: the best weights so far if there are any, at least the record; further errors are left alone."""
+    with contextlib.suppress(Exception):
+        if watch.history["loss"]:
+            _keep(classifier, path, validation, Progress(enabled=False))
+        else:
+            write_manifest(path, classifier.manifest)
+
+
+def _in_words(error: Exception, recipe: Recipe) -> Exception:
+    if not isinstance(error, backend.tensorflow().errors.ResourceExhaustedError):
+        return error
+    smaller = max(1, recipe.batch_size // 2)
+    return MemoryError(f"A batch of {recipe.batch_size} pictures does not fit into memory: try batch_size={smaller}.")
+
+
+def _how_it_was_stopped(watch: Watch, recipe: Recipe, run: str) -> str:
+    finished = len(watch.history["loss"])
+    kept = (
+        f"the weights of epoch {watch.best_epoch + 1}, the best so far,"
+        if finished
+        else "the weights as they stood, before the end of an epoch,"
+    )
+    return f"Stopped after {finished} of {recipe.epochs} epochs; {kept} are kept as the run {run}."
