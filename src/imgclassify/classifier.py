@@ -15,7 +15,7 @@ from imgclassify.models.inference import predict_probabilities
 from imgclassify.models.networks import PREPROCESSING, Preprocessing
 from imgclassify.runs import files
 from imgclassify.runs.manifest import Manifest
-from imgclassify.runs.names import find_model
+from imgclassify.runs.names import RUN_MODEL, find_model
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,10 +63,12 @@ class Classifier:
     Attributes:
         network: A `keras.Model` from float32 pictures in [0, 1], (N, H, W, C), to probabilities (N, classes).
         manifest: How it came about; all defaults for a network that nothing is recorded of.
+        file: Where it was loaded from or saved to; None for a network in memory only.
     """
 
     network: Any
     manifest: Manifest
+    file: Path | None = None
 
     @classmethod
     def of(cls, model, class_names: Sequence[str] | None = None) -> "Classifier":
@@ -83,11 +85,14 @@ class Classifier:
         outputs = network.output_shape[-1]
         names = tuple(class_names or manifest.class_names or map(str, range(outputs)))
         if len(names) != outputs:
-            raise ValueError(f"The model has {outputs} outputs, so it needs as many class names. Received: {len(names)}")
+            raise ValueError(
+                f"The model has {outputs} outputs, so it needs as many class names. Received: {len(names)}"
+            )
         shape = tuple(network.input_shape[1:])
         if isinstance(model, cls) and (names, shape) == (manifest.class_names, manifest.input_shape):
             return model
-        return cls(network, with_changes(manifest, class_names=names, input_shape=shape))
+        file = model.file if isinstance(model, cls) else None
+        return cls(network, with_changes(manifest, class_names=names, input_shape=shape), file)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -113,7 +118,9 @@ class Classifier:
 
     @property
     def name(self) -> str:
-        """What to call it: its run, else its network's name."""
+        """What to call it, and what `load_model` finds it by: its file, or its run; in memory, its network's name."""
+        if self.file is not None and self.file.name != RUN_MODEL:
+            return self.file.name
         return self.manifest.run or self.network.name
 
     def prepare(self, picture: Picture, *, name: str | None = None) -> np.ndarray:
@@ -178,9 +185,10 @@ class Classifier:
         """Write the network and its manifest, each whole or not at all; see `write_model`.
 
         Returns:
-            The classifier with the manifest as it was written.
+            The classifier with the manifest as it was written, and the file.
         """
-        return with_changes(self, manifest=files.write_model(self.network, self.manifest, path, replace=replace))
+        manifest = files.write_model(self.network, self.manifest, path, replace=replace)
+        return with_changes(self, manifest=manifest, file=Path(path).expanduser())
 
     def recorded(self, **changes) -> "Classifier":
         """The classifier with other values in its manifest."""
@@ -205,9 +213,13 @@ class Classifier:
         ]
         if manifest.recipe:
             minutes = f", {manifest.wall_time_s / 60:.1f} minutes" if manifest.wall_time_s else ""
-            rows.append(("trained", f"{manifest.recipe.name}, seed {manifest.seed}{minutes}, {manifest.dataset.source}"))
+            rows.append(
+                ("trained", f"{manifest.recipe.name}, seed {manifest.seed}{minutes}, {manifest.dataset.source}")
+            )
         facts = "".join(f"<dt>{display.escape(key)}</dt><dd>{display.escape(value)}</dd>" for key, value in rows)
-        return display.fragment(f'<div class="card"><div><b>{display.escape(self.name)}</b><dl>{facts}</dl></div></div>')
+        return display.fragment(
+            f'<div class="card"><div><b>{display.escape(self.name)}</b><dl>{facts}</dl></div></div>'
+        )
 
 
 def load_model(path_or_name: str | os.PathLike = "best", *, dataset: str = "cifar10") -> Classifier:
@@ -223,7 +235,8 @@ def load_model(path_or_name: str | os.PathLike = "best", *, dataset: str = "cifa
     Raises:
         ModelFileError: There is no such model, it is damaged, does not match its manifest, or carries code.
     """
-    return Classifier.of(Classifier(*files.read_model(find_model(path_or_name, dataset=dataset))))
+    path = find_model(path_or_name, dataset=dataset)
+    return Classifier.of(Classifier(*files.read_model(path), file=path))
 
 
 def save_model(model, path: str | os.PathLike, *, replace: bool = False) -> Path:

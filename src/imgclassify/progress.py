@@ -1,4 +1,4 @@
-"""The one place that shows progress: lines in a terminal, one display in a notebook that leaves nothing behind."""
+"""Progress: lines in a terminal, or one display in a notebook that leaves nothing behind. The one place for it."""
 
 import sys
 import time
@@ -41,7 +41,8 @@ class Progress:
         self._handle = None
         self._lines: list[str] = []
         self._passing = False  # the terminal's last line is one to overwrite
-        self._last_update = float("-inf")
+        # In a pipe or file, the first passing line comes after a while only.
+        self._last_update = float("-inf") if self._notebook or sys.stderr.isatty() else time.monotonic()
 
     def __enter__(self) -> "Progress":
         return self

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -108,7 +109,7 @@ def dataset_from_arrays(train: tuple[np.ndarray, np.ndarray], test: tuple[np.nda
             )
         arrays += [to_bytes(x), class_numbers(y)]
     classes = int(1 + max(arrays[1].max(), arrays[3].max()))
-    return Dataset("arrays", "arrays", tuple(map(str, range(classes))), *arrays, fingerprint=fingerprint(*arrays))
+    return named_parts(arrays, name="arrays", source="arrays", class_names=tuple(map(str, range(classes))))
 
 
 def split_off_test(x: np.ndarray, y: np.ndarray, class_names: tuple[str, ...], **about) -> Dataset:
@@ -124,9 +125,13 @@ def split_off_test(x: np.ndarray, y: np.ndarray, class_names: tuple[str, ...], *
         DatasetError: Some class has too few pictures for both parts.
     """
     train, test = stratified_split(y, 0.2, seed=0)
-    arrays = (x[train], y[train], x[test], y[test])
+    return named_parts((x[train], y[train], x[test], y[test]), class_names=class_names, **about)
+
+
+def named_parts(arrays: Sequence[np.ndarray], **about) -> Dataset:
+    """A `Dataset` of its four arrays in their order, with its fingerprint and other attributes as given."""
     parts = dict(zip(("x_train", "y_train", "x_test", "y_test"), arrays, strict=True))
-    return Dataset(class_names=class_names, fingerprint=fingerprint(*arrays), **parts, **about)
+    return Dataset(fingerprint=fingerprint(*arrays), **parts, **about)
 
 
 def class_numbers(y: np.ndarray) -> np.ndarray:

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from imgclassify.data.dataset import Dataset, DatasetError, fingerprint, split_off_test
+from imgclassify.data.dataset import Dataset, DatasetError, named_parts, split_off_test
 from imgclassify.data.images import IMAGE_SUFFIXES, ImageError, decode_image, prepare_image
 
 BUILT_IN = ("cifar10", "digits", "arrays")  # names of data sets that a folder must not take
@@ -23,7 +24,7 @@ def load_folder(folder: Path) -> Dataset:
     """
     folder = folder.resolve()
     name = folder.name + "-folder" if folder.name in BUILT_IN else folder.name
-    about = {"name": name, "source": f'folder "{folder.name}"', "folder": str(folder)}
+    about: dict[str, Any] = {"name": name, "source": f'folder "{folder.name}"', "folder": str(folder)}
     if {"train", "test"} <= set(_subfolders(folder)):
         class_names = _class_names(folder / "train")
         if (others := _class_names(folder / "test")) != class_names:
@@ -32,13 +33,12 @@ def load_folder(folder: Path) -> Dataset:
             )
         skipped: list[str] = []
         arrays = [array for part in ("train", "test") for array in _read_pictures(folder / part, class_names, skipped)]
-        digest = fingerprint(*arrays)
-        return Dataset(about.pop("name"), about.pop("source"), class_names, *arrays, digest, "", tuple(skipped), **about)
+        return named_parts(arrays, class_names=class_names, skipped=tuple(skipped), **about)
     class_names, skipped = _class_names(folder), []
     x, y = _read_pictures(folder, class_names, skipped)
     few = [name for number, name in enumerate(class_names) if np.sum(y == number) < 2]
     if few:
-        raise DatasetError(f"{folder / few[0]} has a single readable picture: each class needs at least 2, one to test.")
+        raise DatasetError(f"{folder / few[0]} has a single readable picture: each class needs at least 2.")
     return split_off_test(x, y, class_names, skipped=tuple(skipped), **about)
 
 

@@ -57,7 +57,8 @@ def load_dataset(
             data = load_folder(Path(wanted).expanduser())
         else:
             raise DatasetError(
-                f'Unknown data set "{wanted}": use "cifar10", "digits", "auto", or a folder with one subfolder per class.'
+                f'Unknown data set "{wanted}": '
+                'use "cifar10", "digits", "auto", or a folder with one subfolder per class.'
             )
     return data.subset(2000, 500) if short_mode() else data
 

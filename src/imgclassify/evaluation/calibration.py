@@ -59,7 +59,7 @@ def calibrate(classifier: Classifier, x: np.ndarray, y: np.ndarray) -> Calibrate
     labels = check_labels(x, y, len(classifier.class_names))
     views = predict_views(classifier.network, x, views=manifest.views)
     temperatures = _fit(views, labels) if np.isfinite(views).all() else ()
-    calibrated = Classifier(with_temperatures(classifier.network, temperatures), manifest)
+    calibrated = Classifier(with_temperatures(classifier.network, temperatures), manifest, classifier.file)
     answers = at_temperatures(views, temperatures) if temperatures else views
     measured, single = (
         Evaluation(probabilities.astype(np.float32), labels, classifier.class_names)

@@ -120,7 +120,9 @@ class Evaluation:
 
     def _repr_html_(self) -> str:
         rows = ((name, f"{share:.1%}") for name, share in self.per_class.items())
-        return display.fragment(f"<p>{display.escape(self._headline())}</p>", display.table(("class", "accuracy"), rows))
+        return display.fragment(
+            f"<p>{display.escape(self._headline())}</p>", display.table(("class", "accuracy"), rows)
+        )
 
 
 def wilson_interval(hits: int, count: int) -> tuple[float, float]:

@@ -47,15 +47,16 @@ def predict_probabilities(
     return _in_batches(_compile(network, views, x.dtype), network, x, on_batch_end)
 
 
-def predict_views(
-    network, x: np.ndarray, *, views: int, on_batch_end: Callable[[], None] | None = None
-) -> np.ndarray:
+def predict_views(network, x: np.ndarray, *, views: int, on_batch_end: Callable[[], None] | None = None) -> np.ndarray:
     """Class probabilities of each view of many pictures, not averaged, by the function for a single view.
 
     `combine_views` averages them, as `predict_probabilities` does.
 
     Args:
-        network, x, views, on_batch_end: As for `predict_probabilities`.
+        network: As for `predict_probabilities`.
+        x: As for `predict_probabilities`.
+        views: As for `predict_probabilities`.
+        on_batch_end: As for `predict_probabilities`.
 
     Returns:
         float32, (views, N, number of classes), the picture as it is first.

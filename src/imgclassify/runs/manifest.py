@@ -151,8 +151,18 @@ def write_manifest(model: Path, manifest: Manifest) -> None:
 
 
 def manifest_text(manifest: Manifest) -> str:
-    """A manifest as strict JSON."""
-    return json.dumps(manifest.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    """A manifest as it is written."""
+    return strict_json(asdict(manifest)) + "\n"
+
+
+def strict_json(value: Any) -> str:
+    """Strict JSON: numbers that are not finite, as in a training that diverged, become null.
+
+    Example:
+        >>> strict_json(math.nan)
+        'null'
+    """
+    return json.dumps(_for_json(value), indent=1, ensure_ascii=False, allow_nan=False)
 
 
 def _upgraded(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,6 @@ import subprocess
 from pathlib import Path
 
 from imgclassify.backend import cores, tensorflow
-from imgclassify.settings import PACKAGE
 
 
 def describe_machine() -> dict[str, object]:

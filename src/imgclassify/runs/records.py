@@ -39,7 +39,7 @@ class Run:
         return self.manifest.metrics.get("val_accuracy")
 
     def describe_accuracy(self) -> str:
-        """Validation accuracy as a table shows it: with a note if it is that of the best epoch of a stopped training."""
+        """Validation accuracy as a table shows it; of a stopped training with the epoch that it was kept from."""
         if self.val_accuracy is None:
             return "-"
         stopped = self.manifest.status in ("interrupted", "failed") and self.manifest.history.get("val_accuracy")
@@ -51,9 +51,9 @@ class Run:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Runs side by side, grouped by data set; shows itself as text and as HTML.
+    """Runs side by side; shows itself as text and as HTML.
 
-    Runs of different data are not comparable by their accuracy. Groups, and the runs in each, are newest first.
+    They are grouped by data set, the newest first in each group, and the group with the newest run first.
 
     Attributes:
         runs: The runs compared, in the order shown.
@@ -70,13 +70,6 @@ class Comparison:
         keys = dict.fromkeys(key for each in settings for key in each)
         values = {key: tuple(each.get(key) for each in settings) for key in keys}
         return {key: row for key, row in values.items() if len(set(row)) > 1}
-
-    def groups(self) -> dict[str, list[Run]]:
-        """The runs by the source of their data."""
-        grouped: dict[str, list[Run]] = {}
-        for run in self.runs:
-            grouped.setdefault(run.manifest.dataset.source, []).append(run)
-        return grouped
 
     def rows(self) -> list[list[str]]:
         """The table with its head: name, data, status, epochs, validation accuracy, minutes, differing settings."""
@@ -106,8 +99,16 @@ class Comparison:
         return display.fragment(display.table(head, body), *map(display.message, self.problems))
 
 
+def group_by_data(runs: Iterable[Run]) -> dict[str, list[Run]]:
+    """Runs by the source of their data, in their order: accuracies of different data are not comparable."""
+    grouped: dict[str, list[Run]] = {}
+    for run in runs:
+        grouped.setdefault(run.manifest.dataset.source, []).append(run)
+    return grouped
+
+
 def start_run(name: str, manifest: Manifest) -> tuple[Path, str]:
-    """Make the folder of a new run and write its manifest; returns the path of its model, not yet written, and its name."""
+    """Make the folder of a new run, with its manifest; returns the path of its model, not yet written, and its name."""
     stamp = dt.datetime.now().strftime("%Y%m%d-%H%M%S")
     for suffix in ("", *(f"-{i}" for i in range(2, 1000))):
         folder = runs_dir() / f"{stamp}-{name}{suffix}"
@@ -133,10 +134,8 @@ def compare_runs(*names: str) -> Comparison:
         ValueError: There is no run of such a name.
     """
     runs, problems = _read(dict.fromkeys(map(find_run, names)) if names else run_names())
-    runs.sort(key=lambda run: run.name, reverse=True)
-    sources = list(dict.fromkeys(run.manifest.dataset.source for run in runs))
-    runs.sort(key=lambda run: sources.index(run.manifest.dataset.source))  # stable: newest first within each
-    return Comparison(tuple(runs), tuple(problems))
+    groups = group_by_data(sorted(runs, key=lambda run: run.name, reverse=True))
+    return Comparison(tuple(run for group in groups.values() for run in group), tuple(problems))
 
 
 def delete_run(name: str) -> str:

@@ -127,10 +127,12 @@ class Loop:
         tf = backend.tensorflow()
         example = _used(self._batches.chunk(0, self._batches.order(0), 0))
         signature = {key: tf.TensorSpec((None, *part.shape[1:]), part.dtype) for key, part in example.items()}
-        return tf.function(self._some_steps, input_signature=[signature, *[tf.TensorSpec((), tf.int32)] * 4], autograph=False)
+        return tf.function(
+            self._some_steps, input_signature=[signature, *[tf.TensorSpec((), tf.int32)] * 4], autograph=False
+        )
 
     def _some_steps(self, chunk, step, end, height, width):
-        """Steps of a chunk from `step` to `end`, as far as time allows -> (next step, sum of losses, number of hits)."""
+        """Steps of a chunk from `step` to `end`, as far as time allows -> (next step, sum of losses, hits)."""
         tf, batch = backend.tensorflow(), self._batches.batch_size
         started = tf.timestamp()
 

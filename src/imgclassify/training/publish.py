@@ -57,7 +57,8 @@ def train_or_load_model(
     if existing is not None and not replace:
         classifier = load_model(existing)
         asked = asdict(wanted) if isinstance(recipe, Recipe) else settings
-        asked = asked | {key: options[key] for key in ("seed", "share", "precision") if options.get(key, "auto") != "auto"}
+        run_options = {key: options[key] for key in ("seed", "share", "precision") if key in options}
+        asked = asked | {key: value for key, value in run_options.items() if value != "auto"}
         _check_as_asked(existing, classifier.manifest, asked, data)
         return classifier, dict(classifier.manifest.history) or {key: [] for key in HISTORY_KEYS}
 

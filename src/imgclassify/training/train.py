@@ -172,9 +172,7 @@ def _split(data: Dataset, recipe: Recipe, share: float, seed: int) -> tuple[np.n
 
 
 def _new_network(recipe: Recipe, data: Dataset, train_rows: np.ndarray):
-    network = build_model(
-        recipe.architecture, input_shape=data.x_train.shape[1:], num_classes=len(data.class_names)
-    )
+    network = build_model(recipe.architecture, input_shape=data.x_train.shape[1:], num_classes=len(data.class_names))
     whiten(network, data.x_train[train_rows[:: max(1, len(train_rows) // _WHITENING_SAMPLE)]])
     return network
 
@@ -225,7 +223,7 @@ def _fit(
 def _keep(
     classifier: Classifier, path: Path, validation: tuple[np.ndarray, np.ndarray], progress: Progress
 ) -> Classifier:
-    """Save the classifier in its run: at once as it is, so that whatever happens the weights are kept; then calibrated."""
+    """Save the classifier in its run: at once as it is, so that the weights are kept in any case; then calibrated."""
     status = classifier.manifest.status
     kept = classifier.recorded(status="failed" if status == "failed" else "interrupted").save(path)
     if not classifier.manifest.history["loss"]:

@@ -19,7 +19,7 @@ function element(tag, className, parent, properties = {}) {
 }
 
 function render({ model, el }) {
-  const root = element("div", "imgclassify-camera", el);
+  const root = element("div", "imgclassify imgclassify-camera", el);
   const buttons = element("div", "buttons", root);
   const button = (label) => element("button", "jupyter-button widget-button", buttons, { textContent: label, type: "button" });
   const [start, snapshot, continuous] = ["Start camera", "Snapshot", "Continuous"].map(button);
@@ -36,7 +36,7 @@ function render({ model, el }) {
   const verdict = panel("Most probable classes");
   const bars = element("div", "bars", verdict);
   const rate = element("p", "rate", verdict);
-  const known = element("p", "", root, { textContent: "It knows only: " });
+  const known = element("p", "", root, { textContent: "It knows only these classes: " });
   known.append(element("b", "", null, { textContent: model.get("class_names").join(", ") }), ".");
 
   const canvas = document.createElement("canvas");
@@ -45,7 +45,7 @@ function render({ model, el }) {
 
   function say(text, bad = false) {
     status.textContent = text;
-    status.classList.toggle("bad", bad);
+    status.classList.toggle("error", bad);
   }
 
   function update() {
@@ -135,12 +135,12 @@ function render({ model, el }) {
     for (const [label, probability] of top) {
       element("span", "label", bars, { textContent: label });
       element("span", "bar", element("span", "track", bars)).style.width = `${100 * probability}%`;
-      element("span", "percent", bars, { textContent: `${(100 * probability).toFixed(1)} %` });
+      element("span", "percent", bars, { textContent: `${(100 * probability).toFixed(1)}%` });
     }
     view.alt = `What the model sees: ${top[0][0]}?`;
     const now = performance.now();
     times = [...times.filter((time) => now - time < 3000), now];
-    rate.textContent = repeat && times.length > 2 ? `${((1000 * (times.length - 1)) / (now - times[0])).toFixed(1)} predictions a second` : "";
+    rate.textContent = repeat && times.length > 2 ? `${((1000 * (times.length - 1)) / (now - times[0])).toFixed(1)} predictions per second` : "";
     if (repeat) setTimeout(send, since + PACE - now);
   }
 

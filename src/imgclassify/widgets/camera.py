@@ -1,4 +1,4 @@
-"""Live classification from the browser's camera: the Python half of a widget; `camera.js` is the other."""
+"""The camera box: live classification of what the browser's camera sees. `camera.js` is its other half."""
 
 from pathlib import Path
 
@@ -6,10 +6,13 @@ import anywidget
 import numpy as np
 import traitlets
 
-from imgclassify.images import ImageError
-from imgclassify.prediction import Prediction, class_names_of, classify_custom_image, image_data_uri
+from imgclassify.classifier import Classifier, Prediction
+from imgclassify.data.images import ImageError
+from imgclassify.display import picture_uri
+from imgclassify.settings import PACKAGE
 
 MAX_FRAME_BYTES = 1_000_000  # a frame of three times the model's side has some 20 kB
+_HERE = Path(__file__).parent
 _DETAIL = 3  # side of a frame in sides of the model's input: enough left for the antialiasing here
 
 
@@ -21,25 +24,25 @@ class CameraClassifier(anywidget.AnyWidget):
     mirror; what is classified is not.
 
     Args:
-        model: From `load_model` or `train_model`; its input must be square and RGB.
+        model: A `Classifier`, or a Keras model; its input must be square and RGB.
 
     Attributes:
         prediction: The last `Prediction`; None before the first.
 
     Raises:
-        ValueError: The model takes no square RGB pictures, or its class names are not known.
+        ValueError: The model takes no square RGB pictures.
     """
 
-    _esm = Path(__file__).with_name("camera.js")
-    _css = Path(__file__).with_name("camera.css")
+    _esm = _HERE / "camera.js"
+    _css = "".join(path.read_text(encoding="utf-8") for path in (PACKAGE / "style.css", _HERE / "camera.css"))
     class_names = traitlets.List(traitlets.Unicode()).tag(sync=True)
     frame_side = traitlets.Int().tag(sync=True)
 
     def __init__(self, model):
-        self._model = model
+        self._model = Classifier.of(model)
         self.prediction: Prediction | None = None
-        classify_custom_image(model, np.zeros((1, 1, 3), np.uint8))  # compiles the model, once
-        super().__init__(class_names=list(class_names_of(model)), frame_side=_DETAIL * model.input_shape[1])
+        self._model.predict(np.zeros((1, 1, 3), np.uint8))  # compiles the network, once
+        super().__init__(class_names=list(self._model.class_names), frame_side=_DETAIL * self._model.input_size)
         self.on_msg(self._on_frame)
 
     def classify_frame(self, content: bytes) -> Prediction:
@@ -57,7 +60,7 @@ class CameraClassifier(anywidget.AnyWidget):
         if len(content) > MAX_FRAME_BYTES:
             megabytes, limit = len(content) / 1e6, MAX_FRAME_BYTES / 1e6
             raise ImageError(f"The frame has {megabytes:.1f} MB: at most {limit:.0f} MB are accepted.")
-        self.prediction = classify_custom_image(self._model, bytes(content), name="The frame")
+        self.prediction = self._model.predict(bytes(content), name="The frame")
         return self.prediction
 
     def _on_frame(self, _, message: dict, buffers: list) -> None:
@@ -65,7 +68,7 @@ class CameraClassifier(anywidget.AnyWidget):
         answer = {"frame": message.get("frame") if isinstance(message, dict) else None}
         try:
             prediction = self.classify_frame(buffers[0])
-            answer |= {"top": prediction.top(3), "view": image_data_uri(prediction.image)}
+            answer |= {"top": prediction.top(3), "view": picture_uri(prediction.image)}
         except ImageError as error:
             answer |= {"error": str(error)}
         except Exception as error:  # a callback's exception would be lost in the front end's log

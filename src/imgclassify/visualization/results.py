@@ -1,0 +1,184 @@
+"""Figures of results: where a classifier is right, how sure it is, and what it says of a picture."""
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from imgclassify.classifier import Classifier, Prediction
+from imgclassify.data.images import Picture, decode_image, prepare_image
+from imgclassify.display import BLUE, GREY, ORANGE
+from imgclassify.evaluation.metrics import BINS, Evaluation, wilson_interval
+from imgclassify.visualization.style import new_figure, show_picture
+
+_COUNT_COLORS = ("#767676", "black", "white")  # in a confusion matrix: of nothing, on light, on dark
+
+
+def _percent(share: float) -> str:
+    return ">99.9%" if share > 0.999 else f"{share:.1%}"
+
+
+def plot_confusion_matrix(evaluation: Evaluation) -> Figure:
+    """Counts of true against predicted classes; the colour shows the share of the true class."""
+    counts = evaluation.confusion
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    size = 0.55 * len(counts) + 2
+    figure, ((axes,),) = new_figure(figsize=(size + 0.6, size - 0.3))
+    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(counts):
+        dark = shares[row, column] > 0.5
+        color = _COUNT_COLORS[0 if count == 0 else 2 if dark else 1]
+        axes.text(column, row, f"{count}", ha="center", va="center", fontsize=8, color=color)
+    places = np.arange(len(counts))
+    axes.set_xticks(places, evaluation.class_names, rotation=45, ha="right")
+    axes.set_yticks(places, evaluation.class_names)
+    axes.set(
+        xlabel="predicted class",
+        ylabel="true class",
+        title=f"{evaluation.accuracy:.1%} of {len(evaluation.labels):,} right"
+        + (f", {evaluation.source}" if evaluation.source else ""),
+    )
+    axes.spines[:].set_visible(False)
+    figure.colorbar(
+        picture, ax=axes, shrink=0.8, format=PercentFormatter(1, decimals=0), label="share of the true class"
+    )
+    return figure
+
+
+def plot_class_accuracy(evaluation: Evaluation) -> Figure:
+    """Accuracy of each class, lowest last, with the overall accuracy as a line."""
+    shares = {name: share for name, share in evaluation.per_class.items() if share == share}
+    names = sorted(shares, key=shares.get, reverse=True)
+    figure, ((axes,),) = new_figure(figsize=(7.5, 0.28 * len(names) + 1.1))
+    bars = axes.barh(names, [shares[name] for name in names], color=BLUE)
+    axes.bar_label(bars, fmt="{:.1%}", label_type="center", color="white", fontsize=9)
+    axes.axvline(evaluation.accuracy, color=ORANGE, label=f"all classes: {evaluation.accuracy:.1%}")
+    axes.invert_yaxis()
+    axes.set(xlim=(0, 1.05), xlabel="share classified correctly", title=f"Accuracy by class, {evaluation.source}")
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def plot_confidence(evaluation: Evaluation) -> Figure:
+    """How confident the model was where it was right and where it was wrong."""
+    figure, ((axes,),) = new_figure(figsize=(7.5, 3.2))
+    bins = np.linspace(0, 1, 21)
+    right, wrong = evaluation.confidence[evaluation.correct], evaluation.confidence[~evaluation.correct]
+    axes.hist(
+        [right, wrong],
+        bins,
+        stacked=True,
+        color=[BLUE, ORANGE],
+        label=[f"right ({len(right):,})", f"wrong ({len(wrong):,})"],
+    )
+    axes.set(
+        xlabel="confidence of the prediction",
+        ylabel="pictures",
+        title=f"Confidence of right and wrong predictions, {evaluation.source}",
+    )
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.legend(frameon=False, loc="upper left")
+    return figure
+
+
+def plot_reliability(evaluation: Evaluation) -> Figure:
+    """Accuracy against confidence, in equal ranges of confidence, and how many pictures each range has.
+
+    With perfect calibration the points lie on the diagonal: of the pictures classified with a confidence of 80 %,
+    80 % are right. The bars are 95 % intervals of the accuracy (Wilson, 1927).
+    """
+    counts, confidence, accuracy = evaluation.calibration()
+    figure, ((axes,), (below,)) = new_figure(2, 1, figsize=(5.2, 5.4), height_ratios=[3, 1], sharex=True)
+    filled = np.flatnonzero(counts)
+    bounds = np.array([wilson_interval(round(accuracy[i] * counts[i]), int(counts[i])) for i in filled]).T
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="perfect calibration")
+    spread = np.abs(bounds - accuracy[filled])
+    axes.errorbar(confidence[filled], accuracy[filled], yerr=spread, fmt="o-", color=BLUE, markersize=4, capsize=2)
+    axes.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+    axes.set_title(f"expected calibration error {evaluation.calibration_error:.3f}, {evaluation.source}")
+    axes.legend(frameon=False, loc="upper left", fontsize=9)
+    below.bar((np.arange(BINS) + 0.5) / BINS, counts, width=0.9 / BINS, color=GREY)
+    below.set(xlabel="confidence", ylabel="pictures")
+    for each in (axes.xaxis, axes.yaxis):
+        each.set_major_formatter(PercentFormatter(1, decimals=0))
+    return figure
+
+
+def plot_mistakes(images: np.ndarray, evaluation: Evaluation, *, count: int = 12) -> Figure | None:
+    """The mistakes made with the highest confidence, with predicted and true class; None where there are none.
+
+    Args:
+        images: The evaluated pictures, uint8 or float in [0, 1], (N, H, W, 3).
+        evaluation: Their evaluation.
+        count: How many to show.
+    """
+    wrong = np.flatnonzero(~evaluation.correct)
+    if len(wrong) == 0:
+        return None
+    worst = wrong[np.argsort(-evaluation.confidence[wrong], kind="stable")][:count]
+    names = evaluation.class_names
+    titles = [
+        f"{names[evaluation.predicted[i]]} {_percent(evaluation.confidence[i])}\ntrue: {names[evaluation.labels[i]]}"
+        for i in worst
+    ]
+    columns = min(6, len(worst))
+    rows = -(-len(worst) // columns)
+    figure, grid = new_figure(rows, columns, figsize=(1.55 * columns, 1.9 * rows + 0.3))
+    for axes in grid.flat:
+        axes.axis("off")
+    for axes, i, title in zip(grid.flat, worst, titles, strict=False):
+        show_picture(axes, images[i], title)
+    figure.suptitle(f"Most confident mistakes, {evaluation.source}")
+    return figure
+
+
+def plot_model_view(picture: Picture, model=None) -> Figure:
+    """A picture beside what a model sees of it.
+
+    Args:
+        picture: See `decode_image`.
+        model: A `Classifier`, or a Keras model; default: one for pictures of 32 x 32 pixels.
+
+    Raises:
+        ImageError: The picture cannot be used.
+    """
+    image = decode_image(picture)
+    view = prepare_image(image) if model is None else Classifier.of(model).prepare(image)
+    figure, ((left, right),) = new_figure(1, 2, figsize=(6.4, 3.3))
+    show_picture(left, np.asarray(image), "the picture")
+    show_picture(right, view, f"what the model sees: {view.shape[1]} x {view.shape[0]} pixels")
+    return figure
+
+
+def plot_prediction(
+    prediction: Prediction, picture: Picture | None = None, *, true_label: str | None = None, top: int = 5
+) -> Figure:
+    """The picture, what the model sees of it, and its most probable classes as bars.
+
+    Args:
+        prediction: From `predict_image` or `classify_custom_image`.
+        picture: The picture as it was before; without it only the model's view is shown.
+        true_label: If it is known.
+        top: How many classes to show.
+
+    Raises:
+        ImageError: `picture` cannot be used.
+    """
+    panels = 2 if picture is None else 3
+    figure, (row,) = new_figure(1, panels, figsize=(3 * panels + 0.8, 3), width_ratios=[1] * (panels - 1) + [1.2])
+    if picture is not None:
+        show_picture(row[0], np.asarray(decode_image(picture)), "the picture")
+    height, width = prediction.image.shape[:2]
+    show_picture(row[-2], prediction.image, f"what the model sees: {width} x {height} pixels")
+    labels, values = zip(*prediction.top(top), strict=True)
+    bars = row[-1].barh(labels, values, color=[BLUE, *[GREY] * (len(labels) - 1)])
+    row[-1].bar_label(bars, fmt="{:.1%}", padding=3, fontsize=9)
+    row[-1].invert_yaxis()
+    row[-1].set(
+        xlim=(0, 1.25),
+        xticks=[0, 0.5, 1],
+        xlabel="probability",
+        title=f"{prediction.label}" + (f" (true class: {true_label})" if true_label else ""),
+    )
+    row[-1].xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    return figure

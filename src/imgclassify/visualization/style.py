@@ -1,0 +1,36 @@
+"""Style: how our figures look, and an empty one to draw in."""
+
+import threading
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+_STYLE = {
+    "figure.dpi": 100,
+    "figure.facecolor": "white",  # a card of its own in a dark theme
+    "figure.constrained_layout.use": True,
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": False,
+}
+_styling = threading.Lock()  # pyplot's settings belong to the process, and panels draw in threads
+
+
+def new_figure(
+    rows: int = 1, columns: int = 1, *, figure: Figure | None = None, **options
+) -> tuple[Figure, np.ndarray]:
+    """A figure in our style, or the empty one that is given, with its axes as an array (rows, columns)."""
+    with _styling, plt.rc_context(_STYLE):
+        if figure is not None:
+            return figure, figure.subplots(rows, columns, squeeze=False)
+        return plt.subplots(rows, columns, squeeze=False, **options)
+
+
+def show_picture(axes, image: np.ndarray, title: str = "", color: str = "black") -> None:
+    """Show a picture in a panel of its own, every pixel as it is."""
+    axes.imshow(image, interpolation="nearest")
+    axes.set_title(title, fontsize=9, color=color)
+    axes.axis("off")

@@ -1,0 +1,128 @@
+"""Figures of trainings: curves over epochs, seeds and numbers of pictures."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from imgclassify.display import BLUE, GREY, ORANGE
+from imgclassify.runs.records import Run, group_by_data
+from imgclassify.visualization.style import new_figure
+
+
+def plot_history(history, *, title: str = "", figure: Figure | None = None) -> Figure:
+    """Accuracy and loss over the epochs, for training and validation data; the best epoch is marked.
+
+    The training curves are of the pictures as they were trained on: varied, and hard ones only where the recipe's
+    `hard_fraction` says so.
+
+    Args:
+        history: A dict of lists with "loss", "accuracy", "val_loss", "val_accuracy", or a Keras `History`.
+        title: Above both panels, for instance the data's source.
+        figure: An empty figure to draw in; default: a new one of pyplot's.
+
+    Returns:
+        The figure, with two panels.
+
+    Raises:
+        ValueError: `history` holds no epoch, or not these lists.
+    """
+    values: Mapping[str, Sequence[float]] = getattr(history, "history", history)
+    if not values.get("loss") or not values.get("accuracy"):
+        raise ValueError(f'A history has at least one epoch of "loss" and "accuracy". Received: {sorted(values)}')
+    figure, ((left, right),) = new_figure(1, 2, figure=figure, figsize=(10, 3.8))
+    for axes, key, label in ((left, "accuracy", "accuracy"), (right, "loss", "loss (cross-entropy, nats)")):
+        epochs = np.arange(1, len(values[key]) + 1)
+        markers = "o" if len(epochs) < 3 else None
+        axes.plot(epochs, values[key], color=GREY, marker=markers, label="training (measured on the way)")
+        if values.get(f"val_{key}"):
+            axes.plot(epochs, values[f"val_{key}"], color=BLUE, marker=markers, label="validation")
+        axes.set(xlabel="epoch", ylabel=label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.grid(axis="y", alpha=0.3)
+    if values.get("val_accuracy"):
+        best = int(np.argmax(values["val_accuracy"]))
+        for axes, key in ((left, "val_accuracy"), (right, "val_loss")):
+            axes.plot(
+                best + 1,
+                values[key][best],
+                "o",
+                color=ORANGE,
+                zorder=3,
+                label=f"best validation accuracy: {values['val_accuracy'][best]:.1%}, epoch {best + 1}",
+            )
+    left.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    left.legend(frameon=False, loc="lower right", fontsize=9)
+    figure.suptitle(title)
+    return figure
+
+
+def plot_runs(runs: Sequence[Run], *, figure: Figure | None = None) -> Figure:
+    """Validation accuracy and loss of runs over their epochs, one colour per run, one row of panels per data set.
+
+    Args:
+        runs: From `list_runs` or `compare_runs(...).runs`.
+        figure: An empty figure to draw in; default: a new one of pyplot's.
+
+    Raises:
+        ValueError: No run has a finished epoch.
+    """
+    groups = group_by_data(run for run in runs if run.manifest.history.get("val_accuracy"))
+    if not groups:
+        raise ValueError("None of these runs has finished an epoch.")
+    figure, grid = new_figure(len(groups), 2, figure=figure, figsize=(10, 3.8 * len(groups)))
+    for (source, group), (left, right) in zip(groups.items(), grid, strict=True):
+        for run in group:
+            epochs = np.arange(1, run.epochs + 1)
+            for axes, key in ((left, "val_accuracy"), (right, "val_loss")):
+                axes.plot(epochs, run.manifest.history[key], marker="o", markersize=3, label=run.name)
+        for axes, label in ((left, "validation accuracy"), (right, "validation loss (cross-entropy, nats)")):
+            axes.set(xlabel="epoch", ylabel=label)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+            axes.grid(axis="y", alpha=0.3)
+        left.set_title(source, loc="left")
+        left.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        left.legend(frameon=False, fontsize=8, loc="lower right")
+    return figure
+
+
+def plot_spread(accuracies: Mapping[str, Sequence[float]], *, title: str = "", xlabel: str = "accuracy") -> Figure:
+    """Accuracies of several trainings each of some variants: a dot per training, a bar at the mean.
+
+    Args:
+        accuracies: For each variant's label, top to bottom, its accuracies, 0 to 1.
+        title: Above the panel.
+        xlabel: What was measured.
+    """
+    figure, ((axes,),) = new_figure(figsize=(7.5, 0.42 * len(accuracies) + 1.3))
+    for place, values in enumerate(accuracies.values()):
+        axes.plot(values, [place] * len(values), "o", color=BLUE, alpha=0.7)
+        axes.plot([np.mean(values)], [place], "|", color=ORANGE, markersize=16, markeredgewidth=2.5)
+    axes.set(xlabel=xlabel, yticks=range(len(accuracies)), yticklabels=list(accuracies), title=title)
+    axes.invert_yaxis()
+    axes.margins(y=0.15)
+    axes.grid(axis="x", alpha=0.3)
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=1))
+    return figure
+
+
+def plot_learning_curve(accuracies: Mapping[int, Sequence[float]], *, title: str = "") -> Figure:
+    """Accuracy against the number of training pictures, on a logarithmic scale: a dot per training, a line at the mean.
+
+    Args:
+        accuracies: For each number of training pictures the accuracies reached, 0 to 1.
+        title: Above the panel.
+    """
+    figure, ((axes,),) = new_figure(figsize=(6, 3.8))
+    sizes = sorted(accuracies)
+    for size in sizes:
+        axes.plot([size] * len(accuracies[size]), accuracies[size], "o", color=BLUE, alpha=0.7)
+    axes.plot(sizes, [np.mean(accuracies[size]) for size in sizes], color=ORANGE)
+    axes.set_xscale("log")
+    axes.set(xticks=sizes, xlabel="training pictures", ylabel="validation accuracy", title=title)
+    axes.set_xticklabels([f"{size:,}" for size in sizes])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
+    return figure
