@@ -11,14 +11,14 @@ IMAGE ?=
 
 help:
 	@echo "make run [IMAGE=photo.jpg]  find the data, load or train the baseline, evaluate, plot, classify"
-	@echo "make test                   run the unit tests, and the notebooks under nbval"
+	@echo "make test                   check the types, run the unit tests, and the notebooks under nbval"
 	@echo "make test-browser           run the long tests in a real browser: camera, app, large and many files"
 	@echo "make lab                    open JupyterLab in notebooks/"
 	@echo "make app                    serve upload and camera as a page without code, on this computer only"
 	@echo "make notebooks              run all notebooks at full settings and store their outputs"
 	@echo "make screenshots            take the README's screenshots in a real browser"
-	@echo "make bench                  measure speed side by side with plain Keras and PyTorch; writes the README's table"
-	@echo "make reproduce              train anew what is shipped (two hours)"
+	@echo "make bench                  measure speed side by side with plain Keras and PyTorch; writes docs/speed.md's table"
+	@echo "make reproduce              train anew what is shipped, with the locked versions (two hours)"
 	@echo "make lint                   check the style of code and notebooks"
 	@echo "make clean                  remove .venv"
 
@@ -42,7 +42,8 @@ run: $(VENV)/.installed
 	$(BIN)/imgclassify run $(if $(IMAGE),--image "$(IMAGE)")
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/mypy
+	$(BIN)/python -m pytest --cov=imgclassify --cov-report=term:skip-covered --cov-fail-under=90
 
 test-browser: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m browser_full tests/browser
@@ -66,11 +67,14 @@ screenshots: $(VENV)/.installed-test
 bench: $(VENV)/.installed-test
 	$(BIN)/python tests/benchmarks/bench.py
 
-reproduce: $(VENV)/.installed
+reproduce: $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	$(BIN)/python tests/benchmarks/reproduce.py
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 clean:
 	rm -rf $(VENV)

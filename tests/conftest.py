@@ -32,7 +32,9 @@ def hermetic(monkeypatch, tmp_path):
 @pytest.fixture(scope="session")
 def cifar10():
     """The real CIFAR-10 as a `Dataset`, loaded once, offline, from where the user has it; else a skip."""
-    from imgclassify.data import DatasetError, load_dataset
+    from imgclassify.data.dataset import DatasetError
+    from imgclassify.data.loading import load_dataset
+    from imgclassify.progress import Progress
 
     with pytest.MonkeyPatch.context() as patch:
         for name in _UNSET:
@@ -43,7 +45,7 @@ def cifar10():
             else:
                 patch.delenv(name, raising=False)
         try:
-            return load_dataset("cifar10", offline=True, show_progress=False)
+            return load_dataset("cifar10", offline=True, progress=Progress(enabled=False))
         except DatasetError as error:
             if "CIFAR-10 was not found" not in str(error):
                 raise  # it is there, but damaged
@@ -77,17 +79,24 @@ def write_batches() -> Callable[..., Path]:
 
 
 @pytest.fixture
-def nothing_shipped(monkeypatch):
+def nothing_shipped(monkeypatch, tmp_path):
     """Hides the models that the project ships: only those of the test's artifacts folder are found."""
-    from imgclassify import runtime
+    monkeypatch.setattr("imgclassify.settings.PACKAGE", tmp_path)
+    monkeypatch.chdir(tmp_path)
 
-    monkeypatch.setattr(runtime, "_project_artifacts", lambda: None)
+
+@pytest.fixture
+def quiet():
+    """A `Progress` that shows nothing but what must be said."""
+    from imgclassify.progress import Progress
+
+    return Progress(enabled=False)
 
 
 @pytest.fixture(scope="session")
 def tiny():
     """A `Dataset` of 60 + 30 made-up, quickly learned pictures of three classes: red, green or blue."""
-    from imgclassify.data import Dataset, fingerprint
+    from imgclassify.data.dataset import named_parts
 
     rng = np.random.default_rng(0)
 
@@ -99,23 +108,24 @@ def tiny():
 
     arrays = (*pictures(60), *pictures(30))
     names = ("red", "green", "blue")
-    return Dataset("tiny", "made-up colours", names, *arrays, fingerprint=fingerprint(*arrays))
+    return named_parts(arrays, name="tiny", source="made-up colours", class_names=names)
 
 
 @pytest.fixture(scope="session")
 def tiny_run(tiny, tmp_path_factory):
-    """A finished training on `tiny`: its `model`, `history` and run `folder`."""
-    from imgclassify.training import train_model
+    """A finished training on `tiny`: its `model` (a `Classifier`), `history` and run `folder`."""
+    from imgclassify.progress import Progress
+    from imgclassify.training.train import train_model
 
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("IMGCLASSIFY_SHORT", raising=False)
         patch.setenv("IMGCLASSIFY_ARTIFACTS_DIR", str(tmp_path_factory.mktemp("tiny")))
-        model, history = train_model("baseline", tiny, epochs=3, batch_size=16, show_progress=False)
+        model, history = train_model("baseline", tiny, epochs=3, batch_size=16, progress=Progress(enabled=False))
         (folder,) = (Path(os.environ["IMGCLASSIFY_ARTIFACTS_DIR"]) / "runs").iterdir()
     return SimpleNamespace(model=model, history=history, folder=folder)
 
 
 @pytest.fixture(scope="session")
 def tiny_model(tiny_run):
-    """A trained model of `tiny`'s three classes, with its manifest; not to be modified."""
+    """A trained `Classifier` of `tiny`'s three classes; not to be modified."""
     return tiny_run.model

@@ -1,6 +1,7 @@
 import contextlib
 import io
 import json
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -8,28 +9,27 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgclassify import build_model, runtime
-from imgclassify.cli import main
-from imgclassify.data import CIFAR10_CLASSES
-from imgclassify.persistence import save_model
+from imgclassify import Classifier, build_model, load_model
+from imgclassify.cli import _parser, main
+from imgclassify.data.cifar import CIFAR10_CLASSES
+from imgclassify.runs.manifest import DataRecord
 
 pytestmark = pytest.mark.usefixtures("nothing_shipped")
 
 
 @pytest.fixture(scope="module")
 def first_run(tmp_path_factory):
-    """`imgclassify run --image photo.png` where there is a CIFAR-10 model but neither data nor network.
+    """`imgclassify run --image photo.png` with a CIFAR-10 model, but neither its data nor a network.
 
     The run trains the baseline on the digits in full; the shipped model is a stand-in of ten outputs.
     """
     folder = tmp_path_factory.mktemp("first run")
     artifacts, photo = folder / "artifacts", folder / "photo.png"
     Image.new("RGB", (90, 60), "teal").save(photo)
-    manifest = {
-        "metrics": {"val_accuracy": 0.68, "test_accuracy": 0.6907},
-        "dataset": {"name": "cifar10", "source": "CIFAR-10, JPEG mirror"},
-    }
-    save_model(build_model(), artifacts / "cifar10_model.h5", manifest)
+    Classifier.of(build_model(), CIFAR10_CLASSES).recorded(
+        metrics={"val_accuracy": 0.68, "test_accuracy": 0.6907},
+        dataset=DataRecord("cifar10", "CIFAR-10, JPEG mirror"),
+    ).save(artifacts / "cifar10_model.h5")
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
         for name in ("DATA_DIR", "DATASET", "SHORT", "CIFAR10_URL"):
@@ -38,7 +38,8 @@ def first_run(tmp_path_factory):
         patch.setenv("IMGCLASSIFY_ARTIFACTS_DIR", str(artifacts))
         patch.setenv("IMGCLASSIFY_CACHE_DIR", str(folder / "cache"))
         patch.setenv("KERAS_HOME", str(folder / "keras"))
-        patch.setattr(runtime, "_project_artifacts", lambda: None)
+        patch.setattr("imgclassify.settings.PACKAGE", folder)
+        patch.chdir(folder)
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = main(["run", "--image", str(photo)])
     streams = {"out": out.getvalue(), "err": err.getvalue()}
@@ -69,11 +70,11 @@ def photos(tiny, tmp_path):
 
 @pytest.fixture
 def tiny_file(tiny_model, tmp_path):
-    return str(save_model(tiny_model, tmp_path / "tiny.keras"))
+    return str(tiny_model.save(tmp_path / "tiny.keras").file)
 
 
-def the_run(home):
-    (run,) = (home / "runs").iterdir()
+def the_run(home, pattern="*"):
+    (run,) = (home / "runs").glob(pattern)
     return run.name
 
 
@@ -94,12 +95,15 @@ def test_each_command_explains_itself(command, capsys):
 @pytest.mark.parametrize(
     "arguments",
     [
-        [],
         ["fly"],
         ["predict"],
         ["train", "--epochs", "many"],
         ["train", "--precision", "float8"],
         ["runs", "--nonsense"],
+        ["predict", "--top", "0", "x.png"],
+        ["train", "--seed", "-1"],
+        ["train", "--share", "0"],
+        ["train", "--share", "1.5"],
     ],
 )
 def test_wrong_usage_ends_with_2_and_a_word_on_standard_error(arguments, capsys):
@@ -114,15 +118,12 @@ def test_wrong_usage_ends_with_2_and_a_word_on_standard_error(arguments, capsys)
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["train", "better"], "Unknown recipe: use one of"),
-        (["train", "--data", "digits", "--epochs", "0"], "epochs must be at least 1. Received: epochs=0"),
         (["train", "--data", "nonesuch"], 'Unknown data set "nonesuch"'),
         (["evaluate", "nonesuch"], 'No model for "nonesuch"'),
         (["predict", "--model", "gone.keras", "x.png"], "There is no model file gone.keras"),
-        (["predict", "--top", "0", "x.png"], "--top must be at least 1. Received: 0"),
         (["data", "cifar10"], "CIFAR-10 was not found. Tried: "),
-        (["runs", "nonesuch"], "There is no run 'nonesuch'. There are: none."),
-        (["runs", "--delete", "nonesuch", "--yes"], "There is no run 'nonesuch'"),
+        (["runs", "nonesuch"], 'There is no run "nonesuch"'),
+        (["runs", "--delete", "nonesuch", "--yes"], 'There is no run "nonesuch"'),
         (["run", "--data", "digits", "--image", "gone.png"], "gone.png does not exist"),
     ],
 )
@@ -146,7 +147,7 @@ def test_an_interrupt_ends_with_130(monkeypatch, capsys):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("imgclassify.data.load_dataset", interrupted)
+    monkeypatch.setattr("imgclassify.data.loading.load_dataset", interrupted)
     assert main(["data", "digits"]) == 130
     assert "interrupted" in capsys.readouterr().err
 
@@ -171,10 +172,9 @@ def test_run_trains_the_digits_to_95_per_cent_and_publishes_the_model(first_run)
     assert f"Baseline: accuracy {manifest['metrics']['test_accuracy']:.2%} (95 % interval" in first_run.out
 
 
-def test_run_gives_the_users_picture_to_the_shipped_cifar10_model_and_quotes_its_accuracy(first_run):
-    quoted = "not measured here; its manifest: Right on 69.1% of the test pictures of CIFAR-10, JPEG mirror."
-    assert quoted in first_run.out
+def test_run_on_digits_for_want_of_cifar10_gives_the_users_picture_to_the_shipped_model_and_names_it(first_run):
     (line,) = [line for line in first_run.out.splitlines() if line.startswith(str(first_run.photo))]
+    assert ", by cifar10_model.h5: " in line
     assert any(name in line for name in CIFAR10_CLASSES)
 
 
@@ -215,7 +215,7 @@ def test_training_beside_a_published_model_makes_a_run_and_leaves_it_alone(home,
     before = (home / "digits_model.keras").read_bytes()
     assert main(["train", "--data", "digits", "--epochs", "1", "--share", "0.3", "--name", "short"]) == 0
     out, err = capsys.readouterr()
-    assert "The published digits_model.keras stays as it is (--replace replaces it)" in out
+    assert "The published digits_model.keras stays as it is; --replace replaces it." in out
     assert "epoch 1/1" in err
     assert (home / "digits_model.keras").read_bytes() == before
     (run,) = (home / "runs").glob("*-short")
@@ -238,7 +238,7 @@ def test_evaluate_measures_a_model_on_the_data_it_was_trained_on(home, capsys):
     assert main(["evaluate", "digits"]) == 0
     out, err = capsys.readouterr()
     recorded = json.loads((home / "digits_model.json").read_text())["metrics"]["test_accuracy"]
-    assert out.startswith(f"accuracy {recorded:.2%} (95 % interval ")
+    assert out.startswith(f"digits_model.keras: accuracy {recorded:.2%} (95 % interval ")
     assert "on 360 pictures of digits (scikit-learn)" in out
     assert err == ""
 
@@ -254,7 +254,7 @@ def test_evaluate_takes_a_run_by_its_name_and_prints_json(home, capsys):
 
 def test_evaluate_refuses_data_of_other_classes(home, tiny_file, capsys):
     assert main(["evaluate", tiny_file, "--data", "digits"]) == 1
-    said = "The model knows other classes (red, green, blue) than digits (scikit-learn) has (0, 1,"
+    said = "The model knows other classes (red, green, blue) than digits (scikit-learn) (0, 1,"
     assert said in capsys.readouterr().err
 
 
@@ -276,16 +276,19 @@ def test_of_a_folder_the_good_pictures_are_classified_and_the_bad_ones_named(pho
     assert main(["predict", str(photos), "--model", tiny_file]) == 1
     out, err = capsys.readouterr()
     assert [line.split(": ")[1].split()[0] for line in out.splitlines()] == ["red", "green", "blue"]
-    assert [line.split(" is ")[0] for line in err.splitlines()] == [
-        f"imgclassify: {photos / 'broken.jpg'}",
-        f"imgclassify: {photos / 'notes.txt'}",
-    ]
+    passed_over, broken = err.splitlines()
+    assert f"{photos}: passed over 1 other file" in passed_over
+    assert f"{photos / 'broken.jpg'} is " in broken
 
 
 def test_predicts_json_is_alone_on_standard_output_also_with_bad_files(photos, tiny_file, capsys):
     assert main(["predict", str(photos), "--model", tiny_file, "--json", "--top", "2"]) == 1
     out, err = capsys.readouterr()
-    results = json.loads(out)
+    printed = json.loads(out)
+    results = printed["pictures"]
+    assert [refused["file"] for refused in printed["refused"]] == [str(photos / "broken.jpg")]
+    assert "broken.jpg" in printed["refused"][0]["error"]
+    assert printed["model"] == tiny_file
     assert [result["label"] for result in results] == ["red", "green", "blue"]
     for result in results:
         assert result["confidence"] == max(result["probabilities"].values())
@@ -298,7 +301,7 @@ def test_an_empty_folder_and_a_missing_file_are_named(tmp_path, tiny_file, capsy
     assert main(["predict", str(tmp_path / "empty"), str(tmp_path / "gone.png"), "--model", tiny_file]) == 1
     out, err = capsys.readouterr()
     assert out == ""
-    assert f"{tmp_path / 'empty'} is an empty folder" in err
+    assert f"{tmp_path / 'empty'} holds no picture" in err
     assert f"{tmp_path / 'gone.png'} does not exist" in err
 
 
@@ -341,8 +344,8 @@ def test_runs_says_when_there_are_none(capsys):
 def test_runs_lists_what_was_trained(home, capsys):
     assert main(["runs"]) == 0
     head, line = capsys.readouterr().out.splitlines()
-    assert head.split()[:2] == ["run", "status"]
-    assert line.split()[:3] == [the_run(home), "complete", "20"]
+    assert head.split()[:3] == ["run", "data", "status"]
+    assert line.split()[:5] == [the_run(home), "digits", "(scikit-learn)", "complete", "20"]
     assert main(["runs", the_run(home), "--json"]) == 0
     (run,) = json.loads(capsys.readouterr().out)
     assert run["name"] == the_run(home)
@@ -374,6 +377,154 @@ def test_run_goes_on_with_a_published_model_that_has_no_manifest(home, capsys):
     (home / "digits_model.json").unlink()
     assert main(["run"]) == 0
     out = capsys.readouterr().out
-    assert "Test picture 0: " in out
+    assert "Test picture 0, by digits_model.keras: " in out
     assert "digits_confusion.png" in out
     assert "digits_history.png" not in out
+
+
+# --- what a new user tries ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tiny, tmp_path):
+    """A folder of class folders, with a file that is no picture among them."""
+    root = tmp_path / "colours"
+    for row in range(60):
+        path = root / tiny.class_names[tiny.y_train[row]] / f"{row}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(tiny.x_train[row]).save(path)
+    (root / "red" / "broken.png").write_bytes(b"broken")
+    return root
+
+
+TRAIN = ["--epochs", "2", "--batch-size", "16"]
+
+
+@pytest.fixture
+def trained(folder, capsys):
+    """What `imgclassify train --data FOLDER` printed."""
+    assert main(["train", "--data", str(folder), *TRAIN]) == 0
+    return capsys.readouterr()
+
+
+def test_bare_imgclassify_shows_its_help(capsys):
+    assert main([]) == 0
+    assert capsys.readouterr().out.startswith("usage: imgclassify")
+
+
+def test_version_is_printed(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out.startswith("imgclassify 0.")
+
+
+@pytest.mark.parametrize("command", ["run", "train", "evaluate", "predict", "data", "runs"])
+def test_every_option_has_help(command):
+    (subparsers,) = [action for action in _parser()._actions if action.choices]
+    for action in subparsers.choices[command]._actions:
+        assert action.help, f"{command} {action.dest}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train", "better"], "Unknown recipe: use one of"),
+        (["train", "--data", "digits", "--epochs", "0"], "epochs must be at least 1. Received: epochs=0"),
+        (["train", "--learning-rate", "inf"], "learning_rate must be above 0 and finite"),
+        (["train", "--name", "two words"], "name='two words'"),
+    ],
+)
+def test_a_wrong_recipe_or_value_is_wrong_usage(arguments, said, capsys):
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert said in err
+    assert err.count("\n") == 1
+
+
+def test_train_names_the_files_it_left_out_and_how_sure_its_accuracy_is(trained):
+    assert "left out: " in trained.err
+    assert "broken.png" in trained.err
+    assert re.search(r"Validation accuracy \d+\.\d\d% of 10 pictures \(95 % interval", trained.out)
+
+
+def test_the_commands_that_train_prints_work(trained, folder, capsys):
+    lines = re.findall(r"imgclassify ((?:evaluate|predict) .*)", trained.out)
+    assert len(lines) == 2
+    for line in lines:
+        words = [str(folder / "red" / "0.png") if word == "photo.jpg" else word for word in line.split()]
+        assert main(words) == 0, line
+    assert "accuracy" in capsys.readouterr().out
+
+
+def test_a_model_of_a_folder_is_evaluated_where_the_folder_was(trained, capsys):
+    assert main(["evaluate", "latest"]) == 0
+    assert 'on 12 pictures of folder "colours"' in capsys.readouterr().out
+
+
+def test_a_folder_that_is_gone_is_said_to_be(trained, folder, tmp_path, capsys):
+    folder.rename(tmp_path / "moved")
+    assert main(["evaluate", "latest"]) == 1
+    err = capsys.readouterr().err
+    assert f"the folder {folder}, which is not there" in err
+    assert "--data" in err
+    assert main(["evaluate", "latest", "--data", str(tmp_path / "moved")]) == 0
+
+
+def test_a_folder_that_has_changed_is_said_to_have(trained, folder, capsys):
+    (folder / "red" / "0.png").unlink()
+    assert main(["evaluate", "latest"]) == 0
+    assert f"{folder} holds other pictures now" in capsys.readouterr().err
+
+
+def test_a_recipe_together_with_data_names_a_model(trained, folder, capsys):
+    assert main(["evaluate", "baseline", "--data", str(folder)]) == 0
+    assert capsys.readouterr().out.startswith("colours_model.keras: accuracy")
+
+
+@pytest.mark.usefixtures("trained")
+def test_near_misses_are_suggested(capsys):
+    for typed, meant in (("colors_model.keras", "colours_model.keras"), ("basline", "baseline"), ("lastest", "latest")):
+        assert main(["evaluate", typed]) == 1
+        assert f"Did you mean {meant}" in capsys.readouterr().err
+
+
+def test_run_answers_with_one_model_and_names_it(trained, folder, tmp_path, capsys):
+    assert main(["run", "--data", str(folder), "--image", str(folder / "blue" / "2.png"), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["model"] == result["pictures"][0]["model"] == "colours_model.keras"
+    assert set(result["pictures"][0]["probabilities"]) == {"red", "green", "blue"}
+    assert load_model(result["model"]).class_names == ("blue", "green", "red")
+
+
+def test_errors_are_json_too_with_json(capsys):
+    assert main(["evaluate", "nonesuch", "--json"]) == 1
+    out, err = capsys.readouterr()
+    assert "nonesuch" in json.loads(out)["error"]
+    assert err.startswith("imgclassify: ")
+
+
+def test_one_damaged_record_is_named_and_the_others_listed(home, capsys):
+    (home / "runs" / "20260101-000000-bad").mkdir()
+    (home / "runs" / "20260101-000000-bad" / "model.json").write_text('{"status": 5}')
+    assert main(["runs"]) == 1
+    out, err = capsys.readouterr()
+    assert the_run(home, "*-baseline") in out
+    assert "20260101-000000-bad" in err
+    assert "status" in err
+
+
+def test_colour_is_for_terminals_without_no_color(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    main(["runs", "nonesuch"])
+    assert capsys.readouterr().err.startswith("\x1b[31mimgclassify:\x1b[0m ")
+    monkeypatch.setenv("NO_COLOR", "1")
+    main(["runs", "nonesuch"])
+    assert "\x1b" not in capsys.readouterr().err
+
+
+def test_a_web_address_is_said_to_be_one(tiny_file, capsys):
+    assert main(["predict", "https://example.org/cat.jpg", "--model", tiny_file]) == 1
+    assert "https://example.org/cat.jpg is a web address" in capsys.readouterr().err

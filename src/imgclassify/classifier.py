@@ -15,7 +15,7 @@ from imgclassify.models.inference import predict_probabilities
 from imgclassify.models.networks import PREPROCESSING, Preprocessing
 from imgclassify.runs import files
 from imgclassify.runs.manifest import Manifest
-from imgclassify.runs.names import RUN_MODEL, find_model
+from imgclassify.runs.names import find_model, name_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +83,8 @@ class Classifier:
         """
         network, manifest = (model.network, model.manifest) if isinstance(model, cls) else (model, Manifest())
         outputs = network.output_shape[-1]
-        names = tuple(class_names or manifest.class_names or map(str, range(outputs)))
+        named = () if class_names is None else tuple(map(str, class_names))  # an array has no truth value
+        names = named or manifest.class_names or tuple(map(str, range(outputs)))
         if len(names) != outputs:
             raise ValueError(
                 f"The model has {outputs} outputs, so it needs as many class names. Received: {len(names)}"
@@ -118,10 +119,8 @@ class Classifier:
 
     @property
     def name(self) -> str:
-        """What to call it, and what `load_model` finds it by: its file, or its run; in memory, its network's name."""
-        if self.file is not None and self.file.name != RUN_MODEL:
-            return self.file.name
-        return self.manifest.run or self.network.name
+        """What to call it, and what `load_model` finds its file by; in memory, its run's or its network's name."""
+        return name_of(self.file) if self.file is not None else self.manifest.run or self.network.name
 
     def prepare(self, picture: Picture, *, name: str | None = None) -> np.ndarray:
         """A picture of any size and kind as the network is given it, prepared as the training data was.

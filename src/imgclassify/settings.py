@@ -21,7 +21,6 @@ import tempfile
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
-_SHIPPED_IN_WHEEL = PACKAGE / "shipped"  # the wheel's copy of the shipped models; see setup.py
 
 
 def setting(name: str) -> str | None:
@@ -81,9 +80,8 @@ def model_dirs() -> list[Path]:
 def shipped_dir() -> Path | None:
     """Folder of the models that come with the project: the source tree's, or the wheel's; None if neither is there."""
     project = _project_artifacts()
-    if project is None and _SHIPPED_IN_WHEEL.is_dir():
-        return _SHIPPED_IN_WHEEL
-    return project
+    in_wheel = PACKAGE / "shipped"  # a copy; see setup.py
+    return in_wheel if project is None and in_wheel.is_dir() else project
 
 
 def _project_artifacts() -> Path | None:

@@ -1,4 +1,4 @@
-"""`make bench`: side by side with plain Keras and PyTorch; writes artifacts/benchmarks.json and the README's table.
+"""`make bench`: side by side with plain Keras and PyTorch; writes artifacts/benchmarks.json and the table of docs/speed.md.
 
 The rivals run in processes of their own (see rivals.py) and take turns, task by task, so that whatever slows the
 machine down slows all of them. Nothing else should run meanwhile. Takes nine to twelve minutes on two cores.
@@ -15,8 +15,11 @@ import sys
 import time
 from pathlib import Path
 
-from imgclassify import persistence, runtime
-from imgclassify.data import load_dataset
+from imgclassify import backend
+from imgclassify.data.loading import load_dataset
+from imgclassify.runs import provenance
+from imgclassify.runs.manifest import read_manifest
+from imgclassify.runs.names import list_models
 
 PROJECT = Path(__file__).resolve().parents[2]
 ARTIFACTS = PROJECT / "artifacts"
@@ -172,8 +175,8 @@ def main() -> None:
     with_torch = importlib.util.find_spec("torch") is not None
     print("PyTorch takes part." if with_torch else "PyTorch is not installed, and left out.", flush=True)
     os.environ.pop("IMGCLASSIFY_ARTIFACTS_DIR", None)  # the shipped models are measured
-    manifests = {path: persistence.read_manifest(path) for path in persistence.list_models()}
-    models = ["baseline", *sorted({manifest["recipe"]["name"] for manifest in manifests.values()} & {"best"})]
+    recipes = {read_manifest(path).recipe.name for path in list_models()}
+    models = ["baseline", *sorted(recipes & {"best"})]
     records = (
         json.loads((ARTIFACTS / "accuracies.json").read_text()) if (ARTIFACTS / "accuracies.json").exists() else []
     )
@@ -185,9 +188,9 @@ def main() -> None:
     result = {
         "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "data": data.source,
-        "machine": runtime.describe_machine(),
-        "versions": runtime.describe_versions() | torch_versions,
-        "precision": runtime.default_precision(),
+        "machine": provenance.describe_machine(),
+        "versions": provenance.describe_versions() | torch_versions,
+        "precision": backend.default_precision(),
         "models": models,
         "training": summary(train),
         "prediction": summary(prediction(models, with_torch)),
@@ -195,11 +198,11 @@ def main() -> None:
         "wall_times_s": walls,
     }
     (ARTIFACTS / "benchmarks.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    readme = PROJECT / "README.md"
+    page = PROJECT / "docs" / "speed.md"
     text = table(result)
     print(text)
-    readme.write_text(
-        TABLE.sub(lambda match: match[1] + text + match[2], readme.read_text(encoding="utf-8")), encoding="utf-8"
+    page.write_text(
+        TABLE.sub(lambda match: match[1] + text + match[2], page.read_text(encoding="utf-8")), encoding="utf-8"
     )
 
 

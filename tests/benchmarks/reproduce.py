@@ -9,15 +9,13 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
-
-from imgclassify import load_dataset, runtime, save_model, train_model
-from imgclassify.data import Dataset
-from imgclassify.evaluation import evaluate_model
-from imgclassify.models import build_model
-from imgclassify.persistence import published_name
+from imgclassify import backend, build_model, evaluate_model, load_dataset, train_model
+from imgclassify.data.dataset import Dataset
+from imgclassify.data.images import scale_pixels
 from imgclassify.recipes import RECIPES
-from imgclassify.training import measure
+from imgclassify.runs import provenance
+from imgclassify.runs.names import published_name
+from imgclassify.training.publish import measured_on_test
 
 ARTIFACTS = Path(__file__).resolve().parents[2] / "artifacts"
 RECORDS = ARTIFACTS / "accuracies.json"
@@ -30,8 +28,7 @@ KEPT = (
     "seed",
     "precision",
     "wall_time_s",
-    "temperature",
-    "mixture",
+    "temperatures",
     "metrics",
     "dataset",
     "versions",
@@ -42,12 +39,12 @@ KEPT = (
 
 def plain_keras(data: Dataset, seed: int) -> dict:
     """The baseline by `model.fit` and nothing of ours but the network's layers and the split."""
-    recipe, keras = RECIPES["baseline"], runtime.keras()
+    recipe, keras = RECIPES["baseline"], backend.keras()
     keras.utils.set_random_seed(seed)
     rows, val_rows = data.validation_split(recipe.validation_fraction, seed)
     model = build_model()
     model.compile(keras.optimizers.Adam(recipe.learning_rate), "categorical_crossentropy", metrics=["accuracy"])
-    x, y = data.x_train[rows].astype(np.float32) / 255, keras.utils.to_categorical(data.y_train[rows], 10)
+    x, y = scale_pixels(data.x_train[rows]), keras.utils.to_categorical(data.y_train[rows], 10)
     model.fit(x, y, batch_size=recipe.batch_size, epochs=recipe.epochs, verbose=2)
     validation = evaluate_model(model, data.x_train[val_rows], data.y_train[val_rows])
     test = evaluate_model(model, data.x_test, data.y_test)
@@ -56,20 +53,21 @@ def plain_keras(data: Dataset, seed: int) -> dict:
         "seed": seed,
         "precision": "float32",
         "metrics": {"val_accuracy": validation.accuracy, "test_accuracy": test.accuracy},
-        "versions": runtime.describe_versions(),
-        "machine": runtime.describe_machine(),
-        "commit": runtime.source_commit(),
+        "versions": provenance.describe_versions(),
+        "machine": provenance.describe_machine(),
+        "commit": provenance.source_commit(),
     }
 
 
 def ours(data: Dataset, recipe: str, seed: int) -> dict:
     model, _ = train_model(recipe, data, seed=seed)
-    if model.manifest["status"] != "complete":
+    if model.manifest.status != "complete":
         raise SystemExit("interrupted")
-    model.manifest["metrics"] |= measure("test", model, data.x_test, data.y_test)
+    model = measured_on_test(model, data)
     if seed == 0:
-        save_model(model, ARTIFACTS / published_name(recipe), replace=True)
-    return {key: model.manifest[key] for key in KEPT if key in model.manifest}
+        model.save(ARTIFACTS / published_name(recipe), replace=True)
+    record = model.manifest.to_dict()
+    return {key: record[key] for key in KEPT}
 
 
 def main() -> None:

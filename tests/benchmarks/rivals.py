@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from imgclassify.data import load_dataset
+from imgclassify.data.batches import Batches
+from imgclassify.data.loading import load_dataset
 
 PICTURES, BATCH = 40_000, 64  # of an epoch of the baseline
 SINGLES = 200  # pictures predicted one by one
@@ -44,8 +45,8 @@ def plain_keras(data, models: list[str]) -> dict:
 
     tf.config.list_logical_devices()  # starts TensorFlow with its own number of threads, not ours
 
-    from imgclassify.models import build_model
-    from imgclassify.training import find_published
+    from imgclassify.models.networks import build_model
+    from imgclassify.training.publish import find_published
 
     model = build_model()
     model.compile("adam", "categorical_crossentropy", metrics=["accuracy"])
@@ -62,14 +63,13 @@ def plain_keras(data, models: list[str]) -> dict:
 
 def ours(precision: str):
     def start(data, _models) -> dict:
-        from imgclassify import runtime
-        from imgclassify.models import build_model
+        from imgclassify import backend
+        from imgclassify.models.networks import build_model
         from imgclassify.recipes import RECIPES
-        from imgclassify.training import Loop
+        from imgclassify.training.loop import Loop
 
-        chosen = runtime.default_precision() if precision == "auto" else precision
-        x, y = data.x_train[:PICTURES], data.y_train[:PICTURES]
-        loop = Loop(build_model(), RECIPES["baseline"], chosen, x, y, seed=0)
+        batches = Batches(data.x_train, data.y_train, np.arange(PICTURES), batch_size=BATCH)
+        loop = Loop(build_model(), RECIPES["baseline"], batches, backend.choose_precision(precision))
         next(loop.run_epoch(0))
         return {"training": lambda: timed(lambda: list(loop.run_epoch(0)))}
 
@@ -78,16 +78,17 @@ def ours(precision: str):
 
 def steps_of_fast(data, _models) -> dict:
     """All training steps of the recipe fast, reckoned from a few, as many at each size of its pictures."""
-    from imgclassify import runtime
-    from imgclassify.models import build_model
+    from imgclassify import backend
+    from imgclassify.models.networks import build_model
     from imgclassify.recipes import RECIPES
-    from imgclassify.training import Loop
+    from imgclassify.training.loop import Loop
 
     fast = RECIPES["fast"]
     rows = data.validation_split(fast.validation_fraction, 0)[0]
     few = rows[: FAST_STEPS * fast.batch_size]
-    x, y = data.x_train[few], data.y_train[few]
-    loop = Loop(build_model("airbench"), replace(fast, epochs=1), runtime.default_precision(), x, y, seed=0)
+    options = {"batch_size": fast.batch_size, "augmentation": fast.augmentation}
+    batches = Batches(data.x_train, data.y_train, few, **options)
+    loop = Loop(build_model("airbench"), replace(fast, epochs=1), batches, backend.default_precision())
     next(loop.run_epoch(0))
     times_more = sum(fast.steps(len(rows))) / FAST_STEPS
     return {"training": lambda: [seconds * times_more for seconds in timed(lambda: list(loop.run_epoch(0)))]}
@@ -96,16 +97,13 @@ def steps_of_fast(data, _models) -> dict:
 def predictions(data, models: list[str]) -> dict:
     """`predict_image` for shipped models; many pictures at once."""
     from imgclassify import load_model, predict_image
-    from imgclassify.prediction import predict_probabilities
 
     tasks = {}
     for name in models:
         model = load_model(name)
-        predict_probabilities(model, data.x_test[:600], tta=0)
+        model.probabilities(data.x_test[:600], views=1)
         tasks[f"predict_image {name}"] = lambda m=model: each_timed(lambda i: predict_image(m, data.x_test[i]))
-        tasks[f"10,000 pictures {name}"] = lambda m=model: timed(
-            lambda: predict_probabilities(m, data.x_test, tta=0)
-        )
+        tasks[f"10,000 pictures {name}"] = lambda m=model: timed(lambda: m.probabilities(data.x_test, views=1))
     model = load_model(models[0])
 
     def growth() -> list[float]:

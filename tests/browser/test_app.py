@@ -116,7 +116,7 @@ def test_the_camera_classifies(page, screenshot):
     page.get_by_role("button", name="Start camera").click()
     page.get_by_text("The camera is on.").wait_for(timeout=SLOW)
     page.get_by_role("button", name="Continuous").click()
-    page.locator(".imgclassify-camera .rate", has_text="predictions a second").wait_for(timeout=SLOW)
+    page.locator(".imgclassify-camera .rate", has_text="predictions per second").wait_for(timeout=SLOW)
     screenshot(page, "app_camera_1280")
     page.get_by_role("button", name="Stop camera").click()
     page.get_by_text("The camera is off.").wait_for(timeout=SLOW)

@@ -97,7 +97,7 @@ def vary(pictures, variations: Variations):
         rows = _reflect(rows + variations.shift[:, :1], height)
         columns = _reflect(columns + variations.shift[:, 1:], width)
         pictures = tf.gather(pictures, rows, axis=1, batch_dims=1)
-    if variations.mirrored is not None:
+    if variations.mirrored is not None or variations.shift is not None:
         pictures = tf.gather(pictures, columns, axis=2, batch_dims=1)
     if variations.corner is not None:
         inside = []

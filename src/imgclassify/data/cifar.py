@@ -199,10 +199,11 @@ def _read_archive(path: Path) -> Dataset:
         with tarfile.open(path) as archive:
 
             def read(name: str) -> bytes:
-                try:
-                    return archive.extractfile(f"{_BATCHES_FOLDER}/{name}").read()
-                except (KeyError, AttributeError) as error:
-                    raise DatasetError(f"{_BATCHES_FOLDER}/{name} is missing in {path}.") from error
+                member = f"{_BATCHES_FOLDER}/{name}"
+                file = archive.extractfile(member) if member in archive.getnames() else None
+                if file is None:  # not there, or not a file
+                    raise DatasetError(f"{member} is missing in {path}.")
+                return file.read()
 
             return _assemble(read, path)
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
@@ -282,7 +283,7 @@ def _read_batch(content: bytes, what: str) -> tuple[np.ndarray, np.ndarray]:
     except ValueError:
         valid = False
     if not valid:
-        raise DatasetError(f'{what}: "labels" must be {len(pixels)} whole numbers, one a picture.')
+        raise DatasetError(f'{what}: "labels" must be {len(pixels)} whole numbers, one per picture.')
     if labels.min() < 0 or labels.max() > 9:
         wrong = int(labels.min() if labels.min() < 0 else labels.max())
         raise DatasetError(f"{what}: labels must lie between 0 and 9. Found: {wrong}")
@@ -317,7 +318,7 @@ def _write_entry(cache: Path, data: Dataset) -> Path:
 
 def _checksum(file: Path, digest: str) -> int:
     """CRC-32 of the fingerprint that a cache entry goes by and of one of its files, header included."""
-    return zlib.crc32(np.memmap(file, mode="r"), zlib.crc32(digest.encode()))
+    return zlib.crc32(np.memmap(file, mode="r").data, zlib.crc32(digest.encode()))
 
 
 def _read_entry(entry: Path) -> Dataset | None:

@@ -4,10 +4,13 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from imgclassify.data.images import to_bytes
+
+_MOST_CLASSES = 10_000
 
 
 class DatasetError(ValueError):
@@ -61,7 +64,7 @@ class Dataset:
 
     def subset(self, train: int, test: int, seed: int = 0) -> "Dataset":
         """A smaller data set with at most so many training and test pictures, classes in proportion; seeded."""
-        parts = {}
+        parts: dict[str, Any] = {}
         for part, count in (("train", train), ("test", test)):
             x, y = getattr(self, f"x_{part}"), getattr(self, f"y_{part}")
             if count < len(y):
@@ -99,7 +102,7 @@ def dataset_from_arrays(train: tuple[np.ndarray, np.ndarray], test: tuple[np.nda
     arrays = []
     for part, (x, y) in (("training", train), ("test", test)):
         x, y = np.asarray(x), np.asarray(y)
-        if x.ndim != 4 or x.shape[-1] != 3 or len(x) != len(y) or len(x) == 0:
+        if x.ndim != 4 or x.shape[-1] != 3 or x.shape[:1] != y.shape[:1] or len(x) == 0:
             raise DatasetError(
                 f"The {part} data must be pictures (N, H, W, 3) with N labels. Received: shapes {x.shape} and {y.shape}"
             )
@@ -109,6 +112,8 @@ def dataset_from_arrays(train: tuple[np.ndarray, np.ndarray], test: tuple[np.nda
             )
         arrays += [to_bytes(x), class_numbers(y)]
     classes = int(1 + max(arrays[1].max(), arrays[3].max()))
+    if classes > _MOST_CLASSES:
+        raise DatasetError(f"Labels must be below {_MOST_CLASSES:,}. Received: {classes - 1:,}")
     return named_parts(arrays, name="arrays", source="arrays", class_names=tuple(map(str, range(classes))))
 
 
@@ -130,8 +135,9 @@ def split_off_test(x: np.ndarray, y: np.ndarray, class_names: tuple[str, ...], *
 
 def named_parts(arrays: Sequence[np.ndarray], **about) -> Dataset:
     """A `Dataset` of its four arrays in their order, with its fingerprint and other attributes as given."""
-    parts = dict(zip(("x_train", "y_train", "x_test", "y_test"), arrays, strict=True))
-    return Dataset(fingerprint=fingerprint(*arrays), **parts, **about)
+    x_train, y_train, x_test, y_test = arrays
+    digest = fingerprint(x_train, y_train, x_test, y_test)
+    return Dataset(x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test, fingerprint=digest, **about)
 
 
 def class_numbers(y: np.ndarray) -> np.ndarray:
@@ -147,12 +153,15 @@ def class_numbers(y: np.ndarray) -> np.ndarray:
     y = np.asarray(y)
     if y.ndim == 2 and y.shape[1] > 1:
         return y.argmax(axis=1)
-    if y.size != len(y):
+    if y.ndim == 0 or y.size != len(y):
         raise DatasetError(f"Labels must be class numbers (N,) or one-hot (N, classes). Received: shape {y.shape}")
     numbers = y.reshape(-1)
-    wrong = numbers[(numbers < 0) | (numbers % 1 != 0)] if numbers.dtype.kind in "iuf" else numbers
-    if len(wrong):
-        raise DatasetError(f"Labels must be class numbers: whole, from 0. Received: {wrong[0]}")
+    valid = np.zeros(len(numbers), bool)
+    if numbers.dtype.kind in "iuf":
+        values = numbers.astype(np.float64)
+        valid = (values >= 0) & (values < 2**31) & (values == np.floor(values))
+    if not valid.all():
+        raise DatasetError(f"Labels must be class numbers: whole, from 0. Received: {numbers[~valid][0]}")
     return numbers.astype(np.int64)
 
 
@@ -161,7 +170,7 @@ def fingerprint(x_train: np.ndarray, y_train: np.ndarray, x_test: np.ndarray, y_
     digest = hashlib.sha256()
     for array in (x_train, y_train, x_test, y_test):
         digest.update(str(array.shape).encode())
-        digest.update(np.ascontiguousarray(array))
+        digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
 
@@ -185,18 +194,18 @@ def near_duplicates(data: Dataset, *, count: int = 8) -> list[tuple[int, int, fl
         return small / np.maximum(np.linalg.norm(small, axis=1, keepdims=True), 1e-6)
 
     train = describe(data.x_train)
-    nearest, best = [], []
+    nearest: list[int] = []
+    correlations: list[float] = []
     for test in np.array_split(describe(data.x_test), -(-len(data.x_test) // 500)):  # bounds the memory
         alike = test @ train.T
         nearest.extend(alike.argmax(axis=1))
-        best.extend(alike.max(axis=1))
-    best = np.asarray(best)
-    order = np.argsort(-best, kind="stable")[:count]
-    return [(int(i), int(nearest[i]), float(best[i])) for i in order]
+        correlations.extend(alike.max(axis=1))
+    order = np.argsort(-np.asarray(correlations), kind="stable")[:count]
+    return [(int(i), int(nearest[i]), float(correlations[i])) for i in order]
 
 
 def stratified_split(y: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers of two parts with the classes in proportion; each sorted.
+    """Row numbers of two parts with the classes in proportion, and every class in both; each sorted.
 
     The second holds `fraction` of all rows, and at least as many as there are classes.
 
@@ -222,8 +231,16 @@ def stratified_split(y: np.ndarray, fraction: float, seed: int) -> tuple[np.ndar
             f"{len(y)} pictures of {len(classes)} classes are too few to be split {1 - fraction:.0%} to "
             f"{fraction:.0%} with every class in both parts: add pictures, or set aside a smaller part."
         )
-    first, second = train_test_split(np.arange(len(y)), test_size=count, stratify=y, random_state=seed)
-    return np.sort(first), np.sort(second)
+    _, second = train_test_split(np.arange(len(y)), test_size=count, stratify=y, random_state=seed)
+    in_second = np.isin(np.arange(len(y)), second)
+    random = np.random.default_rng(seed)
+    for part in (True, False):
+        for label in np.setdiff1d(classes, y[in_second == part]):  # its share was rounded to nothing: exchange one
+            labels, counts = np.unique(y[in_second == part], return_counts=True)
+            here = random.choice(np.flatnonzero((in_second == part) & (y == labels[counts.argmax()])))
+            there = random.choice(np.flatnonzero(y == label))
+            in_second[[here, there]] = in_second[[there, here]]
+    return np.flatnonzero(~in_second), np.flatnonzero(in_second)
 
 
 def in_proportion(y: np.ndarray, count: int, seed: int) -> np.ndarray:

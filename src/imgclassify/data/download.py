@@ -80,9 +80,10 @@ def fetch(
     """
     destination.parent.mkdir(parents=True, exist_ok=True)
     part = destination.with_name(destination.name + ".part")
-    waited, problems = 0.0, {}
+    waited = 0.0
+    problems: dict[str, list[str]] = {}
     for index, url in enumerate(urls):
-        transfer = _Transfer(url, part, size, patience, progress or Progress(enabled=False))
+        transfer = _Transfer(url, part, size=size, patience=patience, progress=progress or Progress(enabled=False))
         try:
             answer_within = max(1.0, (patience.answer - waited) / (len(urls) - index))
             while not (part.exists() and file_sha256(part) == sha256):
@@ -105,7 +106,7 @@ def fetch(
 class _Transfer:
     """The download of one file from one address, continued where it breaks off."""
 
-    def __init__(self, url: str, part: Path, size: int | None, patience: Patience, progress: Progress):
+    def __init__(self, url: str, part: Path, *, size: int | None, patience: Patience, progress: Progress):
         self.url, self.part, self.size, self.patience, self.progress = url, part, size, patience, progress
         self.waited = 0.0  # seconds spent waiting for an answer
         self.began = time.monotonic()
@@ -155,7 +156,7 @@ class _Transfer:
                         file.truncate(begun)
                         raise DownloadError(f"sends more than the expected {limit:,} bytes")
                     now = time.monotonic()
-                    self._report(have, total, arrived, now - started, skip)
+                    self._report(have=have, total=total, skip=skip, arrived=arrived, seconds=now - started)
                     window_bytes += len(chunk)
                     if now - window_start > self.patience.stall:
                         if window_bytes < _SLOWEST * (now - window_start):
@@ -197,7 +198,7 @@ class _Transfer:
             raise DownloadError(f"offers {offered:,} bytes, expected {self.size:,}")
         return 0 if continued else have
 
-    def _report(self, have: int, total: int | None, arrived: int, seconds: float, skip: int) -> None:
+    def _report(self, *, have: int, total: int | None, skip: int, arrived: int, seconds: float) -> None:
         speed = arrived / max(seconds, 1e-3)
         text = f"{urlsplit(self.url).netloc}: {have / 1e6:.1f} MB"
         if total:

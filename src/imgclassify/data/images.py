@@ -51,7 +51,7 @@ def decode_image(picture: Picture, *, name: str | None = None) -> Image.Image:
     if isinstance(picture, np.ndarray):
         return _to_rgb(_image_from_array(picture, name or "The array"))
     if isinstance(picture, Image.Image):
-        return _finish(picture.copy(), name or "The image")
+        return _finish(picture, name or "The image", copy=True)
     if isinstance(picture, (str, os.PathLike)):
         return _decode_file(Path(picture).expanduser(), name or os.fspath(picture))
     if isinstance(picture, (bytes, bytearray, memoryview)):
@@ -110,7 +110,9 @@ def scale_pixels(x):
     if isinstance(x, np.ndarray):
         return x.astype(np.float32) / np.float32(255) if x.dtype == np.uint8 else np.asarray(x, np.float32)
     tf = tensorflow()
-    return tf.cast(x, tf.float32) / 255 if x.dtype == tf.uint8 else tf.cast(x, tf.float32)
+    scaled = tf.cast(x, tf.float32)
+    # TensorFlow's optimizer would turn a plain division into a multiplication, which rounds otherwise than numpy does.
+    return tf.math.divide_no_nan(scaled, 255.0) if x.dtype == tf.uint8 else scaled
 
 
 def to_bytes(x: np.ndarray) -> np.ndarray:
@@ -175,10 +177,11 @@ def _check_size(image: Image.Image, name: str) -> None:
         raise ImageError(f"{name} has no pixels: its size is {image.width} x {image.height}.")
 
 
-def _finish(image: Image.Image, name: str) -> Image.Image:
-    """The pixels of an opened picture, upright and in RGB; the picture itself is used up."""
+def _finish(image: Image.Image, name: str, *, copy: bool = False) -> Image.Image:
+    """The pixels of an opened picture, upright and in RGB; the picture itself is used up unless `copy` is set."""
     _check_size(image, name)
     try:
+        image = image.copy() if copy else image
         ImageOps.exif_transpose(image, in_place=True)
         return _to_rgb(image)
     except ImageError:

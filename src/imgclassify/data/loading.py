@@ -93,7 +93,14 @@ def as_dataset(data) -> Dataset:
         return load_dataset("cifar10")
     if isinstance(data, Dataset):
         return data
-    arrays = dataset_from_arrays(*data)
+    try:
+        (x_train, y_train), (x_test, y_test) = data
+    except (TypeError, ValueError):
+        raise DatasetError(
+            "Data is a Dataset, None, or (x_train, y_train), (x_test, y_test) as load_and_preprocess_data() gives. "
+            f"Received: {type(data).__name__}"
+        ) from None
+    arrays = dataset_from_arrays((x_train, y_train), (x_test, y_test))
     return recognise(arrays.fingerprint) or arrays
 
 

@@ -68,7 +68,7 @@ def calibrate(classifier: Classifier, x: np.ndarray, y: np.ndarray) -> Calibrate
     return Calibrated(calibrated.recorded(temperatures=temperatures), measured, single)
 
 
-def at_temperatures(probabilities: np.ndarray, temperatures: Sequence[float]) -> np.ndarray:
+def at_temperatures(probabilities: np.ndarray, temperatures: Sequence[float] | np.ndarray) -> np.ndarray:
     """Mean of the probabilities (..., classes) that the same logits give at each of these temperatures.
 
     Example:

@@ -25,7 +25,7 @@ class Evaluation:
 
     probabilities: np.ndarray
     labels: np.ndarray
-    class_names: tuple[str, ...]
+    class_names: tuple[str, ...] = ()
     source: str = ""
 
     @property

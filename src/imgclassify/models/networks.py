@@ -68,7 +68,8 @@ def build_model(
             "input_shape must be (height, width, channels), at least 18 x 18 pixels. "
             f"Received: input_shape={input_shape}"
         )
-    return _ARCHITECTURES[architecture](tuple(input_shape), num_classes)
+    height, width, channels = input_shape
+    return _ARCHITECTURES[architecture]((height, width, channels), num_classes)
 
 
 def _baseline(input_shape: tuple[int, int, int], num_classes: int):

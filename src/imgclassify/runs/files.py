@@ -48,7 +48,8 @@ def read_model(path: Path) -> tuple[object, Manifest]:
             f"{path} cannot be loaded with Keras {keras.__version__}{_written_with(manifest)}: "
             f"it is damaged or of another version. ({_first_line(error)})"
         ) from error
-    network.compile(loss="categorical_crossentropy", metrics=["accuracy"])
+    # An optimizer without a state: plain Keras warns on loading a file that should hold one and does not.
+    network.compile("sgd", loss="categorical_crossentropy", metrics=["accuracy"])
     return network, manifest
 
 

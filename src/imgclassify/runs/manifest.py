@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -12,8 +13,10 @@ from imgclassify.recipes import Recipe
 
 FORMAT = 2
 STATUSES = ("running", "complete", "interrupted", "failed", "unknown")
-_OLD_SIZES = {0: (1.0,), 2: (5 / 8, 1.0), 3: (5 / 8, 6 / 8, 1.0), 4: (5 / 8, 6 / 8, 7 / 8, 1.0)}  # of "growing"
-_OLD_VIEWS = {0: 1, 1: 2, 2: 6}  # of "tta"
+# Of "growing", once False and True, which meant four.
+_OLD_SIZES = {0: [1.0], 1: [5 / 8, 6 / 8, 7 / 8, 1.0], 2: [5 / 8, 1.0], 3: [5 / 8, 6 / 8, 1.0]}
+_OLD_SIZES[4] = _OLD_SIZES[1]
+_OLD_VIEWS = {0: 1, 1: 2, 2: 6}  # of "tta", once False and True
 
 
 class ModelFileError(ValueError):
@@ -171,17 +174,17 @@ def _upgraded(record: Mapping[str, Any]) -> dict[str, Any]:
     recipe = record.get("recipe")
     if isinstance(recipe, Mapping):
         recipe = dict(recipe)
-        if "growing" in recipe:
-            growing = recipe.pop("growing")
-            recipe["sizes"] = _OLD_SIZES.get(4 if growing is True else growing, growing)  # once there were four only
-        if "tta" in recipe:
-            tta = recipe.pop("tta")
-            recipe["views"] = _OLD_VIEWS.get(tta, tta)  # once False and True
+        for old, new, values in (("growing", "sizes", _OLD_SIZES), ("tta", "views", _OLD_VIEWS)):
+            if old in recipe:
+                value = recipe.pop(old)
+                if not isinstance(value, int) or value not in values:
+                    raise ValueError(f'"{old}" of the recipe is not as expected. Received: {value!r:.40}')
+                recipe[new] = values[value]
         recipe.pop("averaging", None)  # the mean over the last steps' weights, which is no longer offered
         record["recipe"] = recipe
-    temperature = record.pop("temperature", None)
-    mixture = record.pop("mixture", [1.0])
-    if isinstance(temperature, (int, float)) and isinstance(mixture, list):
+    if "temperature" in record:
+        temperature = _checked("temperature", record.pop("temperature"), (int, float), _number)
+        mixture = _checked("mixture", record.pop("mixture", [1.0]), list, _numbers)
         record.setdefault("temperatures", [temperature * each for each in mixture])
     return record
 
@@ -197,15 +200,22 @@ def _checked(key: str, value: Any, kind: type | tuple[type, ...], build) -> Any:
 
 
 def _recipe(record: Mapping[str, Any] | None) -> Recipe | None:
-    return None if not record else Recipe(**record)
+    kinds = {each.name: (int, float) if each.type is float else each.type for each in fields(Recipe)}
+    for key, value in (record or {}).items():
+        if key == "sizes":
+            _numbers(value)
+        elif key in kinds and (not isinstance(value, kinds[key]) or isinstance(value, bool)):
+            raise ValueError(f"{key} is a {type(value).__name__}")
+    return Recipe(**record) if record else None
 
 
 def _data(record: Mapping[str, Any]) -> DataRecord:
     names = {each.name: each.type for each in fields(DataRecord)}
     known = {key: value for key, value in record.items() if key in names}
     for key, value in known.items():
-        expected = int if "pictures" in key else str
-        if not isinstance(value, expected) and not (key == "fingerprint" and value is None):
+        expected: Any = int if "pictures" in key else str
+        right = isinstance(value, expected) and not isinstance(value, bool)
+        if not right and not (key == "fingerprint" and value is None):
             raise ValueError(f"{key} is a {type(value).__name__}")
     return DataRecord(**known)
 
@@ -216,22 +226,46 @@ def _names(values: list) -> tuple[str, ...]:
     return tuple(values)
 
 
-def _numbers(values: list) -> tuple:
-    if not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
-        raise ValueError("expected numbers")
-    return tuple(values)
+def _number(value: Any) -> int | float:
+    """A number that is finite and no larger than floats can be."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise ValueError(f"expected a number, found a {type(value).__name__}")
+    if not abs(value) <= sys.float_info.max:
+        raise ValueError("expected a number, found one that is too large or none")
+    return value
+
+
+def _numbers(values: Any) -> tuple:
+    if not isinstance(values, list):
+        raise ValueError(f"expected a list of numbers, found a {type(values).__name__}")
+    return tuple(map(_number, values))
+
+
+def _measured(value: Any) -> int | float:
+    """A number; null is one that was not finite."""
+    return math.nan if value is None else _number(value)
 
 
 def _history(record: Mapping[str, Any]) -> dict[str, list[float]]:
-    """Lists of numbers; null is a number that was not finite."""
-    return {key: [math.nan if value is None else float(value) for value in values] for key, values in record.items()}
+    if not all(isinstance(values, list) for values in record.values()):
+        raise ValueError("expected lists of numbers")
+    return {key: [float(_measured(value)) for value in values] for key, values in record.items()}
 
 
 def _metrics(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers, and two for an interval."""
+    return {
+        key: list(map(_measured, value)) if key.endswith("interval") and isinstance(value, list) else _measured(value)
+        for key, value in record.items()
+    }
+
+
+def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Texts, numbers and lists of texts."""
     for key, value in record.items():
-        if not isinstance(value, (int, float, list, type(None))) or isinstance(value, bool):
-            raise ValueError(f"{key} is a {type(value).__name__}")
-    return {key: math.nan if value is None else value for key, value in record.items()}
+        if not isinstance(value, (str, int, float, type(None))):
+            _checked(key, value, list, _names)
+    return dict(record)
 
 
 def _status(value: str) -> str:
@@ -256,7 +290,7 @@ _CHECKS: dict[str, tuple[Any, Any]] = {
     "created": (str, str),
     "recipe": ((dict, type(None)), _recipe),
     "seed": ((int, type(None)), lambda value: value),
-    "share": ((int, float), float),
+    "share": ((int, float), _number),
     "precision": (_OPTIONAL_TEXT, lambda value: value),
     "dataset": (dict, _data),
     "class_names": (list, _names),
@@ -264,9 +298,9 @@ _CHECKS: dict[str, tuple[Any, Any]] = {
     "temperatures": (list, _numbers),
     "metrics": (dict, _metrics),
     "history": (dict, _history),
-    "wall_time_s": ((int, float), float),
-    "versions": (dict, dict),
-    "machine": (dict, dict),
+    "wall_time_s": ((int, float), _number),
+    "versions": (dict, _facts),
+    "machine": (dict, _facts),
     "commit": (_OPTIONAL_TEXT, lambda value: value),
     "sha256": (_OPTIONAL_TEXT, lambda value: value),
 }

@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from imgclassify.settings import artifacts_dir, model_dirs
 
 BEST, LATEST = "best", "latest"
 RUN_MODEL = "model.keras"  # in a run's folder
-_STAMP = "00000000-000000-"  # how a run's name begins: date and time
+_STAMP = r"\d{8}-\d{6}-"  # how a run's name begins: date and time
 
 
 def published_name(recipe: str = "baseline", dataset: str = "cifar10") -> str:
@@ -55,7 +56,7 @@ def short_name(run: str) -> str:
         >>> short_name("20261124-210000-quick")
         'quick'
     """
-    return run[len(_STAMP) :] if len(run) > len(_STAMP) else run
+    return re.sub(rf"^{_STAMP}(?=.)", "", run)
 
 
 def find_model(path_or_name: str | os.PathLike = BEST, *, dataset: str = "cifar10") -> Path:
@@ -90,11 +91,19 @@ def find_model(path_or_name: str | os.PathLike = BEST, *, dataset: str = "cifar1
         raise ModelFileError(f"The run {run} has no model: it has not finished an epoch, or its model was removed.")
     if path.suffix in MODEL_SUFFIXES:
         raise ModelFileError(f"There is no model file {text}.{_suggestion(text, models)}")
-    known = [BEST, *RECIPES, *models, *run_names(), *map(short_name, run_names())]
+    known = [BEST, LATEST, *RECIPES, *models, *run_names(), *map(short_name, run_names())]
     raise ModelFileError(
         f'No model for "{text}".{_suggestion(text, known)} A model is "best", a recipe, a .keras or .h5 file, a run, '
         f'or "latest". Published: {", ".join(models) or "none"}.'
     )
+
+
+def name_of(model: Path) -> str:
+    """What `find_model` finds a model file by: its run, the name that it is published under, else its path."""
+    if model.name == RUN_MODEL and model.resolve() == (runs_dir() / model.parent.name / RUN_MODEL).resolve():
+        return model.parent.name
+    published = any(each.name == model.name and each.resolve() == model.resolve() for each in list_models())
+    return model.name if published else str(model)
 
 
 def find_run(name: str) -> str:
@@ -135,12 +144,13 @@ def _best_of(models: Iterable[Path]) -> Path | None:
             manifest = read_manifest(model)
             if manifest.dataset.name != "cifar10":
                 continue
-            accuracy = manifest.metrics.get("val_accuracy", -1.0)
+            accuracy = max(-1.0, manifest.metrics.get("val_accuracy", -1.0))  # in this order, NaN comes last too
         ranked[model] = accuracy
     return max(ranked, key=ranked.__getitem__, default=None)
 
 
 def _suggestion(name: str, known: Iterable[str]) -> str:
     """A sentence with the names most like this one; empty if none is."""
+    known = (each for each in known if each != name)
     close = difflib.get_close_matches(name, list(dict.fromkeys(known)), n=3, cutoff=0.6)
     return f" Did you mean {' or '.join(close)}?" if close else ""

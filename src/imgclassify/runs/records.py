@@ -130,6 +130,9 @@ def compare_runs(*names: str) -> Comparison:
     Args:
         *names: Runs by name, with or without the time, or "latest".
 
+    Returns:
+        A `Comparison`, which shows itself as a table.
+
     Raises:
         ValueError: There is no run of such a name.
     """

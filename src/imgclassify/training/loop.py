@@ -97,7 +97,7 @@ class Loop:
         for variables, values in ((self.network.variables, "network"), (self._optimizer.variables, "optimizer")):
             for variable, value in zip(variables, state[values], strict=True):
                 variable.assign(value)
-        self._restored = True
+        self._restored = len(self._order) > 0  # else no epoch had begun
 
     def size_at(self, epoch: int, step: int) -> tuple[tuple[int, int], int]:
         """Height and width of the pictures at this step, and the step of this epoch at which that ends."""

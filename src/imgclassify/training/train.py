@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime as dt
+import functools
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -106,7 +107,8 @@ def train_model(
     listeners += [on_epoch_end] if on_epoch_end else []
     with progress or Progress() as progress:
         watch = Watch(recipe.epochs, progress, stop=stop, listeners=listeners)
-        status, error = _fit(classifier, batches, validation, watch)
+        start = functools.partial(Loop, classifier.network, recipe, batches, precision)
+        status, error = _fit(classifier.network, start, validation, watch)
         classifier = classifier.recorded(
             status=status, history=watch.history, wall_time_s=round(time.monotonic() - watch.began, 1)
         )
@@ -193,19 +195,18 @@ def _new_record(recipe: Recipe, data: Dataset, training_pictures: int, validatio
 
 
 def _fit(
-    classifier: Classifier, batches: Batches, validation: tuple[np.ndarray, np.ndarray], watch: Watch
+    network, start: Callable[[], Loop], validation: tuple[np.ndarray, np.ndarray], watch: Watch
 ) -> tuple[str, Exception | None]:
-    """Train the classifier's network; returns how that ended, and the error if there was one."""
-    manifest = classifier.manifest
+    """Train and give the network what was learned; returns how that ended, and the error if there was one."""
     loop, status, error = None, "complete", None
     try:
-        loop = Loop(classifier.network, manifest.recipe, batches, manifest.precision)
-        for epoch in range(manifest.recipe.epochs):
+        loop = start()
+        for epoch in range(watch.epochs):
             watch.on_epoch_begin(epoch)
             for done in loop.run_epoch(epoch):
                 watch.on_batch_end(done, loop.work_done(epoch + done))
             probabilities = predict_probabilities(loop.network, validation[0], on_batch_end=watch.check_stop)
-            measured = Evaluation(probabilities, validation[1], classifier.class_names)
+            measured = Evaluation(probabilities, validation[1])
             numbers = (loop.loss, loop.accuracy, measured.loss, measured.accuracy)
             watch.on_epoch_end(numbers, loop.network.get_weights(), loop.work_done(epoch + 1))
     except (KeyboardInterrupt, StopTraining):
@@ -216,7 +217,7 @@ def _fit(
     if weights is None and loop is not None:  # stopped in the first epoch
         weights = loop.network.get_weights()
     if weights is not None:
-        classifier.network.set_weights(weights)
+        network.set_weights(weights)
     return status, error
 
 

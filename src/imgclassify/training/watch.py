@@ -26,6 +26,7 @@ class Watch:
         listeners: Called with the history after every epoch.
 
     Attributes:
+        epochs: As given.
         history: One value per finished epoch for each of `HISTORY_KEYS`.
         weights: Those after the last finished epoch; None before the first.
         best_weights, best_epoch: Those of the highest validation accuracy so far, and its number from 0.
@@ -44,7 +45,7 @@ class Watch:
         self.best_weights: list[np.ndarray] | None = None
         self.best_epoch = -1
         self.began = time.monotonic()
-        self._epochs, self._progress, self._stop, self._listeners = epochs, progress, stop, listeners
+        self.epochs, self._progress, self._stop, self._listeners = epochs, progress, stop, listeners
         self._epoch, self._epoch_began = 0, self.began
         self._first_steps: float | None = None  # when they were done, so that tracing does not count
 
@@ -56,7 +57,7 @@ class Watch:
         """Some batches of the epoch are done: this share of it, and this share of the training's work."""
         self.check_stop()
         self._first_steps = self._first_steps or time.monotonic()
-        self._progress.update(f"epoch {self._epoch + 1}/{self._epochs}  {done:4.0%}" + self._time_left(work_done))
+        self._progress.update(f"epoch {self._epoch + 1}/{self.epochs}  {done:4.0%}" + self._time_left(work_done))
 
     def on_epoch_end(self, numbers: Sequence[float], weights: list[np.ndarray], work_done: float) -> None:
         """An epoch is finished, with a number for each of `HISTORY_KEYS`."""
@@ -67,9 +68,9 @@ class Watch:
         if self.best_weights is None or accuracies[-1] > accuracies[self.best_epoch]:
             self.best_weights, self.best_epoch = weights, self._epoch
         shown = "  ".join(f"{key} {self.history[key][-1]:.3f}" for key in HISTORY_KEYS)
-        width, took = len(str(self._epochs)), time.monotonic() - self._epoch_began
+        width, took = len(str(self.epochs)), time.monotonic() - self._epoch_began
         self._progress.log(
-            f"epoch {self._epoch + 1:{width}d}/{self._epochs}  {shown}  {took:.1f} s" + self._time_left(work_done)
+            f"epoch {self._epoch + 1:{width}d}/{self.epochs}  {shown}  {took:.1f} s" + self._time_left(work_done)
         )
         for listener in self._listeners:
             listener({key: list(values) for key, values in self.history.items()})

@@ -47,7 +47,7 @@ def plot_confusion_matrix(evaluation: Evaluation) -> Figure:
 def plot_class_accuracy(evaluation: Evaluation) -> Figure:
     """Accuracy of each class, lowest last, with the overall accuracy as a line."""
     shares = {name: share for name, share in evaluation.per_class.items() if share == share}
-    names = sorted(shares, key=shares.get, reverse=True)
+    names = sorted(shares, key=shares.__getitem__, reverse=True)
     figure, ((axes,),) = new_figure(figsize=(7.5, 0.28 * len(names) + 1.1))
     bars = axes.barh(names, [shares[name] for name in names], color=BLUE)
     axes.bar_label(bars, fmt="{:.1%}", label_type="center", color="white", fontsize=9)

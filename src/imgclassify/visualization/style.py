@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-_STYLE = {
+_STYLE: dict = {
     "figure.dpi": 100,
     "figure.facecolor": "white",  # a card of its own in a dark theme
     "figure.constrained_layout.use": True,
@@ -25,6 +25,7 @@ def new_figure(
     """A figure in our style, or the empty one that is given, with its axes as an array (rows, columns)."""
     with _styling, plt.rc_context(_STYLE):
         if figure is not None:
+            figure.set_facecolor(_STYLE["figure.facecolor"])
             return figure, figure.subplots(rows, columns, squeeze=False)
         return plt.subplots(rows, columns, squeeze=False, **options)
 

@@ -63,7 +63,7 @@ def plot_runs(runs: Sequence[Run], *, figure: Figure | None = None) -> Figure:
 
     Args:
         runs: From `list_runs` or `compare_runs(...).runs`.
-        figure: An empty figure to draw in; default: a new one of pyplot's.
+        figure: An empty figure to draw in, as high as one row is to be; default: a new one of pyplot's.
 
     Raises:
         ValueError: No run has a finished epoch.
@@ -71,6 +71,8 @@ def plot_runs(runs: Sequence[Run], *, figure: Figure | None = None) -> Figure:
     groups = group_by_data(run for run in runs if run.manifest.history.get("val_accuracy"))
     if not groups:
         raise ValueError("None of these runs has finished an epoch.")
+    if figure is not None:
+        figure.set_figheight(figure.get_figheight() * len(groups))
     figure, grid = new_figure(len(groups), 2, figure=figure, figsize=(10, 3.8 * len(groups)))
     for (source, group), (left, right) in zip(groups.items(), grid, strict=True):
         for run in group:

@@ -44,7 +44,9 @@ class TrainingPanel(ipywidgets.VBox):
     """
 
     def __init__(self, data: Dataset | None = None):
-        self._data, self._worker, self._stop, self._doomed = data, None, threading.Event(), ()
+        self._data, self._stop = data, threading.Event()
+        self._worker: threading.Thread | None = None
+        self._doomed: tuple[str, ...] = ()  # runs to delete, once that is confirmed
         self.model: Classifier | None = None
         self.history: History = {}
         wide = {"style": {"description_width": "95px"}, "layout": {"width": "250px", "max_width": "100%"}}
@@ -67,10 +69,12 @@ class TrainingPanel(ipywidgets.VBox):
         self.stop = ipywidgets.Button(description="Stop", icon="stop", disabled=True)
         self.status, self.message, self.table = ipywidgets.HTML("Ready."), ipywidgets.HTML(), ipywidgets.HTML()
         self.curves, self.overlay = (
-            ipywidgets.Image(format="png", layout={"width": "810px", "max_width": "100%", "display": "none"})
+            ipywidgets.Image(
+                format="png", layout={"width": "810px", "max_width": "100%", "margin": "0", "display": "none"}
+            )
             for _ in range(2)
         )
-        self.runs = ipywidgets.SelectMultiple(options=[], rows=5, layout={"width": "420px", "max_width": "100%"})
+        self.runs = ipywidgets.SelectMultiple(options=[], rows=5, layout={"width": "420px", "max_width": "100%", "margin": "0"})
         self.compare = ipywidgets.Button(description="Compare", tooltip="The chosen runs, or all of them")
         self.delete = ipywidgets.Button(description="Delete...", tooltip="Delete the chosen runs, after asking")
         self.confirm = ipywidgets.Button(description="Yes, delete", button_style="danger")
@@ -162,9 +166,8 @@ class TrainingPanel(ipywidgets.VBox):
     @guarded
     def _draw(self, history: History) -> None:
         self.history = history
-        _show_figure(
-            self.curves, functools.partial(plot_history, history, title=f"{self.recipe.value}, {self._data.source}")
-        )
+        title = f"{self.recipe.value}, {self._data.source if self._data else ''}"
+        _show_figure(self.curves, functools.partial(plot_history, history, title=title))
 
     @guarded
     def _on_stop(self, _button) -> None:
@@ -225,6 +228,7 @@ class _StatusProgress(Progress):
     def __init__(self, status: ipywidgets.HTML, stop: threading.Event):
         super().__init__()
         self._status, self._stop, self._last = status, stop, ""
+        self._last_update = float("-inf")
 
     def __exit__(self, *exception) -> None:
         pass

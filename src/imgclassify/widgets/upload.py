@@ -4,6 +4,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import ipywidgets
 from PIL import Image
@@ -60,7 +61,8 @@ class UploadClassifier(ipywidgets.VBox):
         self.models.observe(self._on_model, names="value")
         rows = [row(self.upload, self.models), self._classes]
         limit = f"Uploads of up to {max_bytes / 1e6:.0f} MB together"
-        self.path = self.open_path = None
+        self.path: Any = None
+        self.open_path: Any = None
         if path_box:
             self.path = ipywidgets.Text(placeholder="path of a picture on this computer", layout=wide)
             self.path.on_msg(self._on_key)

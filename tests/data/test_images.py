@@ -1,14 +1,22 @@
+"""Pictures: decoded upright, on white and in eight bits, or refused in one sentence; cut, resized and scaled."""
+
 import io
-import pathlib
+import os
 import struct
+import subprocess
+import sys
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from imgclassify import images
-from imgclassify.images import ImageError, decode_image, fit_square, prepare_image
+from imgclassify import backend
+from imgclassify.data import images
+from imgclassify.data.images import ImageError, decode_image, prepare_image, scale_pixels, to_bytes
 
 ORIENTATION = 0x0112  # the EXIF tag
 
@@ -30,7 +38,7 @@ def red_above_blue(width=40, height=60) -> Image.Image:
 
 
 def png(width, height, bits, rows: bytes) -> bytes:
-    """An RGB file written by hand: Pillow writes neither 16 bits a channel nor a wrong size."""
+    """An RGB file written by hand: Pillow writes neither 16 bits per channel nor a wrong size."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         checksum = struct.pack(">I", zlib.crc32(kind + content))
@@ -54,7 +62,7 @@ def bomb(width, height) -> bytes:
 # --- where a picture may come from ---------------------------------------------------------------
 
 
-def test_a_path_a_text_bytes_and_a_file_give_the_same_picture(tmp_path):
+def test_paths_bytes_and_files_give_the_same_picture(tmp_path):
     pixels = noise()
     content = encode(Image.fromarray(pixels), "PNG")
     path = tmp_path / "photo.png"
@@ -94,7 +102,7 @@ def test_a_stereo_photo_of_a_phone_is_read_as_jpeg():
 
 
 @pytest.mark.parametrize("picture", [None, 3, [[1, 2], [3, 4]]])
-def test_other_things_than_pictures_are_refused_by_their_type(picture):
+def test_things_other_than_pictures_are_refused_with_their_type(picture):
     kind = type(picture).__name__
     with pytest.raises(ImageError, match=rf"A picture is a path, bytes, .* or an array\. Received: {kind}"):
         decode_image(picture)
@@ -139,13 +147,20 @@ def test_phone_photos_come_out_upright_whatever_their_exif_orientation(file_form
         assert np.abs(np.subtract(image.getpixel(place), color)).max() < 40
 
 
-def test_an_opened_photo_is_turned_upright_too():
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_an_opened_photo_comes_out_upright_and_stays_as_it_was(file_format):
     exif = Image.Exif()
     exif[ORIENTATION] = 6
-    opened = Image.open(io.BytesIO(encode(Image.new("RGB", (60, 40)), "JPEG", exif=exif)))
-    assert decode_image(opened).size == (40, 60)
-    assert opened.size == (60, 40)
+    opened = Image.open(io.BytesIO(encode(red_above_blue(60, 40), file_format, exif=exif)))
     assert opened.getexif()[ORIENTATION] == 6
+    decoded = decode_image(opened)
+    assert decoded.size == (40, 60)
+    assert decoded is not opened
+    for _ in range(2):  # the second time, its pixels are in memory
+        assert np.array_equal(decode_image(opened), decoded)
+    if file_format != "TIFF":  # which Pillow itself turns when it reads the pixels
+        assert opened.size == (60, 40)
+        assert opened.getexif()[ORIENTATION] == 6
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "RGBa"])
@@ -179,7 +194,7 @@ def test_a_transparent_file_lies_on_white(file_format):
     assert np.asarray(image).min() >= 254
 
 
-def test_a_palettes_transparent_color_lies_on_white_and_its_others_stay():
+def test_a_palettes_transparent_color_lies_on_white_and_the_others_stay():
     image = Image.new("P", (2, 1))
     image.putpalette([10, 20, 30, 200, 100, 50])
     image.putdata([0, 1])
@@ -248,17 +263,17 @@ def test_floating_point_pictures_are_scaled_by_their_range(values):
     assert grey[2] == 255
 
 
-def test_a_floating_point_picture_of_one_value_is_no_division_by_zero():
+def test_a_floating_point_picture_of_one_value_is_decoded():
     assert decode_image(Image.fromarray(np.full((4, 4), 300, np.float32))).size == (4, 4)
 
 
 def test_a_floating_point_picture_with_nan_is_refused():
-    with pytest.raises(ImageError, match="no finite numbers"):
+    with pytest.raises(ImageError, match="not finite numbers"):
         decode_image(Image.fromarray(np.full((4, 4), np.nan, np.float32)))
 
 
 @pytest.mark.parametrize("file_format", ["GIF", "WEBP", "PNG", "TIFF"])
-def test_of_an_animation_the_first_frame_is_taken(file_format):
+def test_the_first_frame_of_an_animation_is_taken(file_format):
     frames = [Image.new("RGB", (16, 16), color) for color in ("red", "blue", "lime")]
     options = {"lossless": True} if file_format == "WEBP" else {}
     content = encode(frames[0], file_format, save_all=True, append_images=frames[1:], **options)
@@ -266,7 +281,7 @@ def test_of_an_animation_the_first_frame_is_taken(file_format):
     assert np.asarray(decode_image(content))[8, 8].tolist() == [255, 0, 0]
 
 
-def test_an_image_passed_in_is_not_modified_even_if_nothing_has_to_be_converted():
+def test_the_result_shares_no_pixels_with_the_image_passed_in():
     image = Image.fromarray(noise())
     before = image.tobytes()
     ImageDraw.Draw(decode_image(image)).rectangle((0, 0, 60, 40), fill="black")
@@ -287,6 +302,13 @@ def test_a_palette_image_passed_in_keeps_its_mode_and_transparency():
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ImageError, match=r"gone\.png does not exist: expected a picture file"):
         decode_image(tmp_path / "gone.png")
+
+
+@pytest.mark.parametrize("address", ["https://example.org/cat.jpg", "HTTP://example.org/a/b/cat.png?size=2"])
+def test_a_web_address_is_called_one_and_how_to_use_it_is_said(address):
+    with pytest.raises(ImageError, match="is a web address: save the picture as a file and give its path") as raised:
+        decode_image(address)
+    assert str(raised.value).startswith(address)
 
 
 def test_a_folder_is_called_a_folder(tmp_path):
@@ -320,7 +342,7 @@ def test_a_path_with_a_null_character_is_refused():
 
 
 @pytest.mark.parametrize("file_name", ["photo.heic", "photo.jpg"])
-def test_a_heic_photo_is_said_in_words_whatever_its_name(tmp_path, file_name):
+def test_a_heic_photo_is_recognised_whatever_its_name(tmp_path, file_name):
     path = tmp_path / file_name
     path.write_bytes(b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic" + b"\0" * 100)
     with pytest.raises(ImageError, match=f"{file_name} is a HEIC photo, .* please export it as JPEG"):
@@ -350,46 +372,106 @@ def test_half_a_photo_opened_by_the_caller_is_refused_as_damaged():
         decode_image(opened)
 
 
+REAL_FILES = {
+    file_format: encode(Image.fromarray(noise()), file_format)
+    for file_format in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
+}
+SIGNATURES = [b"", *(content[:count] for content in REAL_FILES.values() for count in (4, 16, 64))]
+
+
+def outcome(content: bytes) -> str:
+    """What becomes of a file: "decoded" or "refused"; anything else is an error."""
+    try:
+        image = decode_image(content, name="some.bin")
+    except ImageError as error:
+        return "refused" if str(error).startswith("some.bin ") else str(error)
+    assert image.mode == "RGB"
+    assert len(image.tobytes()) == image.width * image.height * 3
+    return "decoded"
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(start=st.sampled_from(SIGNATURES), rest=st.binary(max_size=300))
+def test_random_bytes_are_decoded_or_refused(start, rest):
+    assert outcome(start + rest) in ("decoded", "refused")
+
+
+@pytest.mark.parametrize("file_format", REAL_FILES)
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=6),
+    in_head=st.booleans(),
+    kept=st.one_of(st.just(1.0), st.floats(0, 1)),
+)
+def test_a_changed_and_cut_file_is_decoded_or_refused(file_format, changes, in_head, kept):
+    content = bytearray(REAL_FILES[file_format])
+    reach = min(len(content), 200) if in_head else len(content)
+    for place, byte in changes:
+        content[int(place * reach)] = byte
+    assert outcome(bytes(content[: int(len(content) * kept)])) in ("decoded", "refused")
+
+
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "GIF", "TIFF"])
-def test_flipped_bytes_raise_nothing_but_image_errors(file_format):
-    content = encode(Image.fromarray(noise()), file_format)
+def test_of_files_with_changed_bytes_some_are_refused(file_format):
     random = np.random.default_rng(0)
     outcomes = set()
     for _ in range(60):
-        damaged = bytearray(content)
-        for place in random.integers(0, min(len(content), 200), 3):
+        damaged = bytearray(REAL_FILES[file_format])
+        for place in random.integers(0, min(len(damaged), 200), 3):
             damaged[place] = random.integers(256)
-        try:
-            outcomes.add(decode_image(bytes(damaged)).mode)
-        except ImageError:
-            outcomes.add("refused")
-    assert outcomes <= {"RGB", "refused"}
+        outcomes.add(outcome(bytes(damaged)))
     assert "refused" in outcomes
+    assert outcomes <= {"decoded", "refused"}
 
 
 @pytest.mark.parametrize(("width", "height"), [(9000, 9000), (20_000, 20_000), (60_000, 60_000)])
-def test_a_bomb_is_refused_by_its_header(width, height):
+def test_a_decompression_bomb_is_refused_by_its_header(width, height):
     content = bomb(width, height)
     assert len(content) < 200
     with pytest.raises(ImageError, match=r"bomb\.png has too many pixels: at most 80 million"):
         decode_image(content, name="bomb.png")
 
 
-def test_a_bomb_opened_by_the_caller_is_refused_before_its_pixels_are_made():
+def test_a_bomb_opened_by_the_caller_is_refused_before_it_is_decoded():
     opened = Image.open(io.BytesIO(bomb(9200, 9200)))
     with pytest.raises(ImageError, match="too many pixels"):
         decode_image(opened)
 
 
-def test_files_and_bytes_above_the_cap_are_refused(tmp_path, monkeypatch):
-    content = encode(Image.fromarray(noise()), "PNG")
+class Endless:
+    """A file without end that notes how much of it was read."""
+
+    name = "endless.png"
+
+    def __init__(self):
+        self.read_bytes = 0
+
+    def read(self, count=None):
+        assert count is not None, "all of an endless file was asked for"
+        self.read_bytes += count
+        return bytes(count)
+
+
+def test_a_file_above_the_cap_is_refused_unread(tmp_path):
     path = tmp_path / "big.png"
-    path.write_bytes(content)
+    with path.open("wb") as file:
+        file.write(bomb(100, 100))
+    os.truncate(path, images.MAX_BYTES + 1)  # takes no space on disk
+    with pytest.raises(ImageError, match=r"big\.png has more than the 200 MB"):
+        decode_image(path)
+    assert peak_memory("decode_image", path) < 20_000_000
+
+
+def test_bytes_and_open_files_above_the_cap_are_refused(monkeypatch):
+    content = encode(Image.fromarray(noise()), "PNG")
     monkeypatch.setattr(images, "MAX_BYTES", len(content) - 1)
-    monkeypatch.setattr(pathlib.Path, "read_bytes", lambda _: pytest.fail("a file above the cap was read"))
-    for picture in (path, content, io.BytesIO(content)):
-        with pytest.raises(ImageError, match=r" MB"):
+    for picture in (content, io.BytesIO(content)):
+        with pytest.raises(ImageError, match=r"has more than the .* MB"):
             decode_image(picture)
+    endless = Endless()
+    with pytest.raises(ImageError, match=r"endless\.png has more than the .* MB"):
+        decode_image(endless)
+    assert endless.read_bytes == len(content)
 
 
 def test_a_picture_without_pixels_is_refused():
@@ -454,7 +536,49 @@ def test_float_arrays_out_of_range_are_refused_with_their_range(value):
         decode_image(array)
 
 
-# --- shrinking ---------------------------------------------------------------------------------------
+# --- memory ------------------------------------------------------------------------------------------
+
+MEASURE = """
+import sys
+from imgclassify.data.images import ImageError, decode_image, prepare_image
+
+def resident(field):
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(field))
+
+before = resident("VmRSS")
+try:
+    {call}(sys.argv[1]) if {call} is decode_image else prepare_image(decode_image(sys.argv[1]))
+except ImageError:
+    pass
+print(resident("VmHWM") - before)
+"""
+
+
+def peak_memory(call: str, path: Path) -> int:
+    """By how many bytes a process of its own grows at most while it decodes, or decodes and prepares, a picture."""
+    if not Path("/proc/self/status").exists():
+        pytest.skip("the peak of a process's memory is only known on Linux")
+    command = [sys.executable, "-c", MEASURE.replace("{call}", call), str(path)]
+    return int(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+
+
+@pytest.mark.parametrize("call", ["decode_image", "prepare_image"])
+def test_the_pixels_of_a_file_are_in_memory_once(tmp_path, call):
+    width, height = 5000, 4000
+    path = tmp_path / "big.png"
+    Image.new("RGB", (width, height), "navy").save(path, compress_level=1)
+    pixels = width * height * 4  # Pillow keeps RGB in four bytes
+    assert pixels < peak_memory(call, path) < 1.3 * pixels
+
+
+def test_a_large_jpeg_never_takes_its_full_size(tmp_path):
+    path = tmp_path / "big.jpg"
+    Image.new("RGB", (6000, 4000), "navy").save(path)
+    assert peak_memory("decode_image", path) < 6000 * 4000
+
+
+# --- cutting and resizing ---------------------------------------------------------------------------------------
 
 
 def test_a_large_jpeg_is_decoded_reduced_and_looks_as_if_decoded_in_full():
@@ -463,7 +587,7 @@ def test_a_large_jpeg_is_decoded_reduced_and_looks_as_if_decoded_in_full():
     image = Image.fromarray((photo * 255).astype(np.uint8))
     reduced = decode_image(encode(image, "JPEG", quality=95))
     assert reduced.size == (1200, 800)  # half the scale; a quarter would fall below 512
-    difference = fit_square(reduced).astype(int) - fit_square(image).astype(int)
+    difference = prepare_image(reduced).astype(int) - prepare_image(image).astype(int)
     assert np.abs(difference).max() <= 6
 
 
@@ -471,22 +595,32 @@ def test_a_small_jpeg_is_decoded_in_full():
     assert decode_image(encode(Image.fromarray(noise(600, 700)), "JPEG")).size == (700, 600)
 
 
-def test_prepare_image_gives_one_float32_picture_between_0_and_1():
-    batch = prepare_image(decode_image(noise(300, 200)))
-    assert batch.shape == (1, 32, 32, 3)
-    assert batch.dtype == np.float32
-    assert 0 <= batch.min() < batch.max() <= 1
+def test_prepare_image_gives_one_picture_of_bytes():
+    picture = prepare_image(decode_image(noise(300, 200)))
+    assert picture.shape == (32, 32, 3)
+    assert picture.dtype == np.uint8
 
 
-def test_prepare_image_scales_white_to_one_and_black_to_zero():
-    assert prepare_image(Image.new("RGB", (50, 50), "white")).min() == 1
+def test_white_stays_white_and_black_stays_black():
+    assert prepare_image(Image.new("RGB", (50, 50), "white")).min() == 255
     assert prepare_image(Image.new("RGB", (50, 50), "black")).max() == 0
 
 
 def test_a_picture_of_the_models_size_passes_pixel_for_pixel():
     pixels = noise(32, 32)
-    assert np.array_equal(fit_square(decode_image(encode(Image.fromarray(pixels), "PNG"))), pixels)
-    assert np.array_equal(prepare_image(decode_image(pixels))[0], pixels.astype(np.float32) / np.float32(255))
+    assert np.array_equal(prepare_image(decode_image(encode(Image.fromarray(pixels), "PNG"))), pixels)
+    assert np.array_equal(prepare_image(decode_image(pixels)), pixels)
+
+
+def test_grey_images_of_the_caller_are_prepared_in_rgb():
+    assert prepare_image(Image.new("L", (8, 8), 99), size=4).tolist() == [[[99] * 3] * 4] * 4
+
+
+def test_preparing_leaves_the_image_as_it_was():
+    image = Image.fromarray(noise())
+    before = image.tobytes()
+    prepare_image(image, crop=0.5)
+    assert image.tobytes() == before
 
 
 @pytest.mark.parametrize("size", [(96, 32), (32, 96), (960, 320), (320, 960)])
@@ -496,7 +630,7 @@ def test_the_central_square_is_kept(size):
     side = min(size)
     left, top = (width - side) // 2, (height - side) // 2
     image.paste("lime", (left, top, left + side, top + side))
-    square = fit_square(image)
+    square = prepare_image(image)
     assert square.shape == (32, 32, 3)
     assert (square[4:-4, 4:-4] == (0, 255, 0)).all()
     assert square[..., 0].max() < 40  # no red but for ringing at the very edge
@@ -505,15 +639,85 @@ def test_the_central_square_is_kept(size):
 def test_shrinking_averages_fine_stripes_to_grey():
     stripes = np.zeros((640, 640, 3), np.uint8)
     stripes[:, ::2] = 255
-    assert np.abs(fit_square(Image.fromarray(stripes)).astype(int) - 128).max() <= 4
+    assert np.abs(prepare_image(Image.fromarray(stripes)).astype(int) - 128).max() <= 4
 
 
 def test_small_pictures_are_enlarged():
-    assert fit_square(Image.new("RGB", (5, 9), "navy")).shape == (32, 32, 3)
-    assert fit_square(Image.new("RGB", (1, 5000), "navy"), size=48).shape == (48, 48, 3)
+    assert prepare_image(Image.new("RGB", (5, 9), "navy")).shape == (32, 32, 3)
+    assert prepare_image(Image.new("RGB", (1, 5000), "navy"), size=48).shape == (48, 48, 3)
 
 
-@pytest.mark.parametrize("function", [fit_square, prepare_image])
-def test_a_size_below_one_is_refused(function):
-    with pytest.raises(ValueError, match=r"size must be at least 1 pixel\. Received: size=0"):
-        function(Image.new("RGB", (4, 4)), size=0)
+@pytest.mark.parametrize("size", [(64, 64), (64, 160), (160, 64)])
+@pytest.mark.parametrize("crop", [1.0, 0.75, 0.5, 0.25])
+def test_crop_keeps_that_share_of_the_central_square(size, crop):
+    pixels = noise(*size[::-1])
+    side = int(64 * crop)
+    left, top = ((length - side) // 2 for length in size)
+    expected = pixels[top : top + side, left : left + side]
+    assert np.array_equal(prepare_image(Image.fromarray(pixels), size=side, crop=crop), expected)
+
+
+def test_a_cropped_square_is_resized_to_the_size_asked_for():
+    image = Image.new("RGB", (200, 100), "red")
+    image.paste("lime", (75, 25, 125, 75))  # the central half
+    square = prepare_image(image, size=20, crop=0.5)
+    assert square.shape == (20, 20, 3)
+    assert (square[4:-4, 4:-4] == (0, 255, 0)).all()
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_size_below_one_is_refused(size):
+    with pytest.raises(ValueError, match=rf"size must be at least 1 pixel\. Received: size={size}"):
+        prepare_image(Image.new("RGB", (4, 4)), size=size)
+
+
+@pytest.mark.parametrize("crop", [0, -0.5, 1.01, float("nan")])
+def test_a_crop_out_of_range_is_refused(crop):
+    with pytest.raises(ValueError, match=rf"crop must be above 0 and at most 1\. Received: crop={crop}"):
+        prepare_image(Image.new("RGB", (4, 4)), crop=crop)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    width=st.integers(1, 90),
+    height=st.integers(1, 90),
+    size=st.integers(1, 40),
+    crop=st.floats(0, 1, exclude_min=True),
+)
+def test_any_picture_is_prepared_to_any_size_with_any_crop(width, height, size, crop):
+    picture = prepare_image(Image.new("RGB", (width, height), (10, 20, 30)), size=size, crop=crop)
+    assert picture.shape == (size, size, 3)
+    assert (picture == (10, 20, 30)).all()
+
+
+# --- the scale of pixels -----------------------------------------------------------------------------
+
+EVERY_BYTE = np.arange(256, dtype=np.uint8)
+
+
+def test_bytes_are_scaled_to_0_to_1_in_float32():
+    scaled = scale_pixels(EVERY_BYTE)
+    assert scaled.dtype == np.float32
+    assert np.array_equal(scaled, np.float32(EVERY_BYTE / 255))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_floats_keep_their_values(dtype):
+    x = np.array([[0, 0.25, 1.0]], dtype)
+    tensor = scale_pixels(backend.tensorflow().constant(x))
+    assert scale_pixels(x).dtype == tensor.numpy().dtype == np.float32
+    assert np.array_equal(scale_pixels(x), x)
+    assert np.array_equal(tensor, x)
+
+
+def test_arrays_and_tensors_are_scaled_alike_bit_for_bit():
+    tf = backend.tensorflow()
+    compiled = tf.function(scale_pixels, autograph=False)
+    for scaled in (scale_pixels(tf.constant(EVERY_BYTE)), compiled(tf.constant(EVERY_BYTE))):
+        assert tf.is_tensor(scaled)
+        assert np.array_equal(scaled, scale_pixels(EVERY_BYTE))
+
+
+def test_every_byte_comes_back_from_its_scaled_value():
+    assert np.array_equal(to_bytes(scale_pixels(EVERY_BYTE)), EVERY_BYTE)
+    assert to_bytes(EVERY_BYTE) is EVERY_BYTE

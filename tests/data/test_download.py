@@ -1,85 +1,38 @@
 """Downloads against a server on this machine that fails in every way that servers fail."""
 
-import hashlib
-import http.server
 import re
+import shutil
 import socket
-import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from servers import (
+    CONTENT,
+    FAST,
+    OTHER,
+    SHA256,
+    another_range,
+    cut,
+    cut_chunked,
+    cut_without_length,
+    dripping,
+    dripping_headers,
+    good,
+    html,
+    other_bytes,
+    shorter_file,
+    silent,
+    stalls_midway,
+    status,
+    without_range,
+)
 
-from imgclassify import download
-from imgclassify.download import DownloadError, Patience, fetch
-
-CONTENT = np.random.default_rng(0).bytes(300_000)
-SHA256 = hashlib.sha256(CONTENT).hexdigest()
-OTHER = CONTENT[::-1]  # of the right length
-FAST = Patience(answer=1, stall=0.4)
-
-
-class Server:
-    """Answers every request on 127.0.0.1 by `behaviour(server, request, first_byte_asked_for)`."""
-
-    def __init__(self, behaviour):
-        self.ranges: list[str | None] = []  # one for each request
-        self.sent = 0  # bytes of content
-        self.closing = threading.Event()
-        outer = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self):
-                asked = self.headers.get("Range")
-                outer.ranges.append(asked)
-                try:
-                    behaviour(outer, self, int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0)
-                except OSError:  # the client has left
-                    self.close_connection = True
-
-            def log_message(self, *args):
-                pass
-
-        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.address = f"127.0.0.1:{self.http.server_port}"
-        self.url = f"http://{self.address}/file.bin"
-        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-
-    def answer(self, request, status=200, body=b"", **headers):
-        """Send status and headers (`Content_Length=3`), then `body`."""
-        request.send_response(status)
-        for name, value in headers.items():
-            request.send_header(name.replace("_", "-"), str(value))
-        request.end_headers()
-        self.send(request, body)
-
-    def send(self, request, body):
-        self.sent += len(body)  # before the client can have it
-        request.wfile.write(body)
-
-    def close(self):
-        self.closing.set()
-        self.http.shutdown()
-        self.http.server_close()
-
-
-@pytest.fixture
-def serve(monkeypatch):
-    """`serve(behaviour)` starts a server."""
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    servers = []
-
-    def start(behaviour) -> Server:
-        servers.append(Server(behaviour))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.close()
+from imgclassify.data import download
+from imgclassify.data.download import DownloadError, Patience, fetch
 
 
 @pytest.fixture
@@ -96,80 +49,6 @@ def put_part(destination: Path, content: bytes) -> Path:
     part.parent.mkdir()
     part.write_bytes(content)
     return part
-
-
-# --- behaviours ------------------------------------------------------------------------------------
-
-
-def status(code):
-    return lambda server, request, first: server.answer(request, code, b"nothing here", Content_Type="text/plain")
-
-
-def good(server, request, first, content=CONTENT, upto=None):
-    """The file; `Range` is honoured."""
-    if first >= len(content):
-        server.answer(request, 416, Content_Range=f"bytes */{len(content)}")
-        return
-    span = {"Content_Range": f"bytes {first}-{len(content) - 1}/{len(content)}"} if first else {}
-    server.answer(request, 206 if first else 200, content[first:upto], Content_Length=len(content) - first, **span)
-
-
-def without_range(server, request, first, content=CONTENT):
-    server.answer(request, 200, content, Content_Length=len(content))
-
-
-def other_bytes(server, request, first):
-    good(server, request, first, OTHER)
-
-
-def html(server, request, first):
-    server.answer(request, 200, b"<html>Please log in</html>", Content_Type="text/html; charset=utf-8")
-
-
-def silent(server, request, first):
-    server.closing.wait(5)
-
-
-def dripping_headers(server, request, first):
-    request.wfile.write(b"HTTP/1.0 200 OK\r\n")
-    while not server.closing.wait(0.05):
-        request.wfile.write(b"X-Header: 1\r\n")
-
-
-def stalls_midway(server, request, first):
-    server.answer(request, 200, CONTENT[:100_000], Content_Length=len(CONTENT))
-    server.closing.wait(5)
-
-
-def dripping(server, request, first):
-    server.answer(request, 200, Content_Length=len(CONTENT))
-    for i in range(first, len(CONTENT)):
-        server.send(request, CONTENT[i : i + 1])
-        if server.closing.wait(0.02):
-            break
-
-
-def cut(server, request, first):
-    server.answer(request, 200, CONTENT[:100_000], Content_Length=len(CONTENT))
-
-
-def cut_without_length(server, request, first):
-    server.answer(request, 200, CONTENT[:100_000])
-
-
-def cut_chunked(server, request, first):
-    request.protocol_version = "HTTP/1.1"
-    request.close_connection = True
-    server.answer(request, 200, b"100\r\n" + CONTENT[:256] + b"\r\n", Transfer_Encoding="chunked")
-
-
-def another_range(server, request, first):
-    span = f"bytes 7-{len(CONTENT) - 1}/{len(CONTENT)}"
-    server.answer(request, 206, CONTENT[7:], Content_Length=len(CONTENT) - 7, Content_Range=span)
-
-
-def shorter_file(server, request, first):
-    server.answer(request, 200, CONTENT[:5000], Content_Length=5000)
 
 
 # --- success ---------------------------------------------------------------------------------------
@@ -214,7 +93,7 @@ def test_fetch_uses_a_complete_part_without_asking_any_server(serve, destination
     assert server.ranges == []
 
 
-def test_fetch_continues_also_where_the_server_ignores_range(serve, destination):
+def test_fetch_continues_even_if_the_server_ignores_range(serve, destination):
     put_part(destination, CONTENT[:290_000])
     server = serve(without_range)
     fetch([server.url], destination, sha256=SHA256, size=len(CONTENT))
@@ -230,7 +109,7 @@ def test_fetch_goes_on_as_long_as_a_server_that_breaks_off_progresses(serve, des
     assert server.sent == len(CONTENT)
 
 
-def test_fetch_continues_at_the_next_address_what_another_began(serve, destination):
+def test_fetch_continues_at_the_next_address_what_the_first_began(serve, destination):
     first, second = serve(cut), serve(good)
     fetch([first.url, second.url], destination, sha256=SHA256, size=len(CONTENT))
     assert destination.read_bytes() == CONTENT
@@ -261,7 +140,7 @@ def test_fetch_starts_afresh_when_the_part_was_not_of_this_file(serve, destinati
     assert destination.read_bytes() == CONTENT
 
 
-def test_fetch_replaces_a_destination_only_by_the_right_file(serve, destination):
+def test_fetch_replaces_an_earlier_file_only_by_the_right_one(serve, destination):
     destination.parent.mkdir()
     destination.write_bytes(b"an earlier file")
     with pytest.raises(DownloadError):
@@ -269,6 +148,48 @@ def test_fetch_replaces_a_destination_only_by_the_right_file(serve, destination)
     assert destination.read_bytes() == b"an earlier file"
     fetch([serve(good).url], destination, sha256=SHA256)
     assert destination.read_bytes() == CONTENT
+
+
+@pytest.fixture
+def planned(serve):
+    """A server and its plan: in pieces of which sizes it sends, and after how many more bytes it breaks off."""
+    plan = SimpleNamespace(pieces=[], breaks=[], honours_range=True)
+
+    def follow(server, request, first):
+        if first >= len(CONTENT) and plan.honours_range:
+            good(server, request, first)
+            return
+        at = first if plan.honours_range else 0
+        end = min(first + plan.breaks.pop(), len(CONTENT)) if plan.breaks else len(CONTENT)
+        good(server, request, at, upto=at)  # status and headers
+        for size in (*plan.pieces, len(CONTENT)):
+            server.send(request, CONTENT[at : min(at + size, end)])
+            at = min(at + size, end)
+
+    return serve(follow), plan
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    begun=st.integers(0, len(CONTENT)),
+    pieces=st.lists(st.integers(1, 60_000), max_size=20),
+    breaks=st.lists(st.integers(1, len(CONTENT)), max_size=4),
+    honours_range=st.booleans(),
+    knows_size=st.booleans(),
+)
+def test_fetch_gives_the_file_wherever_it_was_cut_and_however_it_is_sent(
+    planned, destination, begun, pieces, breaks, honours_range, knows_size
+):
+    shutil.rmtree(destination.parent, ignore_errors=True)
+    put_part(destination, CONTENT[:begun])
+    server, plan = planned
+    server.sent = 0
+    plan.pieces, plan.breaks, plan.honours_range = pieces, list(breaks), honours_range
+    fetch([server.url], destination, sha256=SHA256, size=len(CONTENT) if knows_size else None, patience=FAST)
+    assert destination.read_bytes() == CONTENT
+    assert list(destination.parent.iterdir()) == [destination]
+    if honours_range:
+        assert server.sent == len(CONTENT) - begun  # nothing twice
 
 
 # --- failure ---------------------------------------------------------------------------------------
@@ -303,7 +224,7 @@ def test_a_failing_server_is_one_clear_error_and_never_a_file(serve, destination
 
 
 @pytest.mark.parametrize("name", [name for name in FAILURES if name != "other bytes"])
-def test_a_failing_server_costs_nothing_of_what_has_arrived_before(serve, destination, name):
+def test_a_failing_server_costs_nothing_of_what_arrived_before(serve, destination, name):
     behaviour, _ = FAILURES[name]
     part = put_part(destination, CONTENT[:200_000])
     with pytest.raises(DownloadError):
@@ -335,13 +256,13 @@ def test_the_error_names_the_problem_of_each_address(serve, destination):
 
 
 @pytest.mark.parametrize("url", ["/home/me/file.bin", "file:///home/me/file.bin"])
-def test_something_that_is_no_web_address_is_named_in_the_error(destination, url):
+def test_something_other_than_a_web_address_is_named_in_the_error(destination, url):
     with pytest.raises(DownloadError, match=f"{url} is not a web address"):
         fetch([url], destination, sha256=SHA256)
 
 
 @pytest.mark.parametrize("begun", [0, 200_000])
-def test_a_server_that_sends_more_than_the_file_is_left_early(serve, destination, begun):
+def test_a_server_that_sends_more_than_the_file_is_abandoned_early(serve, destination, begun):
     def sends_on(server, request, first):
         server.answer(request, 200)
         for _ in range(100):  # bounded: a failure of this test must not fill the disk
@@ -354,7 +275,7 @@ def test_a_server_that_sends_more_than_the_file_is_left_early(serve, destination
     assert not destination.exists()
 
 
-def test_all_addresses_together_get_the_time_to_answer(serve, destination):
+def test_all_addresses_share_the_time_to_answer(serve, destination):
     servers = [serve(silent) for _ in range(2)]
     began = time.monotonic()
     with pytest.raises(DownloadError) as raised:
@@ -368,7 +289,7 @@ def test_all_addresses_together_get_the_time_to_answer(serve, destination):
     assert time.monotonic() - began < 10
 
 
-def test_a_slow_download_is_left_when_it_would_take_longer_than_the_total(serve, destination, monkeypatch):
+def test_a_slow_download_is_abandoned_when_it_would_take_longer_than_the_total(serve, destination, monkeypatch):
     def slow(server, request, first):
         server.answer(request, 200, Content_Length=len(CONTENT))
         for i in range(0, 100_000, 2_000):
@@ -384,7 +305,7 @@ def test_a_slow_download_is_left_when_it_would_take_longer_than_the_total(serve,
     assert part_of(destination).stat().st_size > 0  # for `imgclassify data --download` to go on from
 
 
-def test_a_slow_download_is_not_left_without_a_total(serve, destination, monkeypatch):
+def test_a_slow_download_goes_on_without_a_total(serve, destination, monkeypatch):
     def slow(server, request, first):
         server.answer(request, 200, Content_Length=len(CONTENT))
         for i in range(0, len(CONTENT), 10_000):

@@ -1,0 +1,123 @@
+import math
+from dataclasses import asdict, replace
+
+import pytest
+
+from imgclassify.recipes import RECIPES, Recipe, get_recipe
+
+AIRBENCH = Recipe("small", architecture="airbench", optimizer="muon", learning_rate=0.1)
+
+
+def test_the_baseline_recipe_is_the_designs():
+    assert asdict(get_recipe("baseline")) == {
+        "name": "baseline",
+        "architecture": "baseline",
+        "epochs": 20,
+        "hard_fraction": 1.0,
+        "batch_size": 64,
+        "optimizer": "adam",
+        "learning_rate": 1e-3,
+        "schedule": "constant",
+        "augmentation": "none",
+        "label_smoothing": 0.0,
+        "sizes": (1.0,),
+        "views": 1,
+        "validation_fraction": 0.2,
+    }
+
+
+def test_every_recipe_is_found_by_its_name():
+    assert all(get_recipe(name) == recipe for name, recipe in RECIPES.items())
+    assert all(name == recipe.name for name, recipe in RECIPES.items())
+
+
+def test_a_setting_replaces_the_recipes_and_none_leaves_it():
+    assert get_recipe("baseline", epochs=5, batch_size=None) == Recipe("baseline", epochs=5, batch_size=64)
+
+
+def test_a_recipe_of_ones_own_takes_settings_too_and_is_not_modified():
+    assert get_recipe(AIRBENCH, epochs=3) == replace(AIRBENCH, epochs=3)
+    assert AIRBENCH.epochs == 20
+
+
+def test_an_unknown_recipe_is_refused_with_those_that_exist():
+    with pytest.raises(ValueError, match=r"use one of \['baseline', 'best', 'fast'\]\. Received: recipe='better'"):
+        get_recipe("better")
+
+
+@pytest.mark.parametrize("name", ["epoch", "growing", "tta", "averaging"])
+def test_an_unknown_setting_is_refused_with_those_that_exist(name):
+    with pytest.raises(ValueError, match=f"A recipe has no {name}; it has name, architecture, epochs,"):
+        get_recipe("baseline", **{name: 5})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "bound"),
+    [
+        ("epochs", 0, "at least 1"),
+        ("hard_fraction", 0.0, "above 0 and at most 1"),
+        ("hard_fraction", 1.5, "above 0 and at most 1"),
+        ("batch_size", 0, "at least 1"),
+        ("batch_size", -1, "at least 1"),
+        ("learning_rate", 0.0, "above 0 and finite"),
+        ("learning_rate", -1e-3, "above 0 and finite"),
+        ("learning_rate", math.inf, "above 0 and finite"),
+        ("learning_rate", math.nan, "above 0 and finite"),
+        ("optimizer", "sgd", "one of adam, muon"),
+        ("schedule", "cosine", "one of constant, linear"),
+        ("label_smoothing", -0.1, "at least 0 and below 1"),
+        ("label_smoothing", 1.0, "at least 0 and below 1"),
+        ("views", 0, "one of 1, 2, 6"),
+        ("views", 3, "one of 1, 2, 6"),
+        ("validation_fraction", 0.0, "between 0 and 1"),
+        ("validation_fraction", 1.0, "between 0 and 1"),
+    ],
+)
+def test_values_out_of_range_are_refused_with_the_range(field, value, bound):
+    with pytest.raises(ValueError, match=rf"^{field} must be {bound}\. Received: {field}={value}$"):
+        get_recipe("baseline", **{field: value})
+
+
+def test_an_unknown_augmentation_is_refused_with_those_that_exist():
+    with pytest.raises(ValueError, match=r"augmentation must be one of none, flip, .*Received: 'rotate'"):
+        get_recipe("baseline", augmentation="rotate")
+
+
+@pytest.mark.parametrize("sizes", [(), (0.5,), (0.75, 1.25), (0.0, 1.0), (math.nan,)])
+def test_sizes_out_of_range_are_refused_with_the_range(sizes):
+    with pytest.raises(ValueError, match=r"sizes must be shares above 0\.5 and at most 1\. Received: sizes=\("):
+        replace(AIRBENCH, sizes=sizes)
+
+
+def test_the_baseline_has_a_fixed_size_and_adam():
+    with pytest.raises(ValueError, match=r"sizes must be \(1\.0,\) for the baseline network.*sizes=\(0\.75, 1\)"):
+        get_recipe("baseline", sizes=(0.75, 1))
+    with pytest.raises(ValueError, match=r"optimizer must be adam for the baseline network.*optimizer=muon"):
+        get_recipe("baseline", optimizer="muon")
+    assert get_recipe("baseline", sizes=(1, 1)).sizes == (1, 1)  # full size throughout, said twice
+
+
+def test_sizes_in_a_list_become_a_tuple():
+    recipe = replace(AIRBENCH, sizes=[0.75, 1])
+    assert recipe.sizes == (0.75, 1)
+    assert recipe == replace(AIRBENCH, sizes=(0.75, 1))
+    assert hash(recipe) == hash(replace(AIRBENCH, sizes=(0.75, 1)))
+
+
+@pytest.mark.parametrize("name", ["a/b", "", "two words"])
+def test_a_recipes_name_must_be_fit_for_a_file_name(name):
+    with pytest.raises(ValueError, match=rf"A name is made of .* Received: name='{name}'"):
+        Recipe(name)
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [
+        ({"epochs": 3}, [4, 4, 4]),  # 60 pictures, the last batch filled up
+        ({"epochs": 5, "hard_fraction": 0.5}, [4, 2, 2, 2, 2]),
+        ({"epochs": 2, "hard_fraction": 0.001}, [4, 1]),
+        ({"epochs": 2, "batch_size": 4096}, [1, 1]),
+    ],
+)
+def test_steps_go_by_the_number_of_pictures_of_each_epoch(settings, steps):
+    assert Recipe("small", **{"batch_size": 16} | settings).steps(60) == steps
