@@ -1,4 +1,4 @@
-"""`make bench`: side by side with plain Keras and PyTorch; writes artifacts/benchmarks.json and the table of docs/speed.md.
+"""`make bench`: side by side with plain Keras and PyTorch; writes artifacts/benchmarks.json and docs/speed.md's table.
 
 The rivals run in processes of their own (see rivals.py) and take turns, task by task, so that whatever slows the
 machine down slows all of them. Nothing else should run meanwhile. Takes nine to twelve minutes on two cores.

@@ -223,5 +223,5 @@ def test_data_of_another_form_is_refused(data):
 
 def test_labels_that_would_make_too_many_classes_are_refused():
     pictures, labels = np.zeros((2, 4, 4, 3), np.uint8), np.array([0, 10**9])
-    with pytest.raises(DatasetError, match="999,999,999|1,000,000,000"):
+    with pytest.raises(DatasetError, match=r"999,999,999|1,000,000,000"):
         as_dataset(((pictures, labels), (pictures, labels)))

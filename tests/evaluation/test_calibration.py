@@ -120,13 +120,10 @@ def test_two_temperatures_straighten_what_one_cannot():
     before = evaluate_model(classifier, x, labels)
     calibrated = calibrate(classifier, x, labels).classifier
     both = evaluate_model(calibrated, x, labels)
-    singles = [
-        evaluate_model(three_colours(strength=8 / each), x, labels) for each in np.geomspace(0.25, 4, 33)
-    ]  # every single temperature, near enough
+    single = [evaluate_model(three_colours(strength=8 / each), x, labels) for each in np.geomspace(0.25, 4, 17)]
     assert sorted(calibrated.manifest.temperatures) == pytest.approx([0.5, 3], rel=0.1)
-    assert both.loss < min(each.loss for each in singles)
-    best = min(singles, key=lambda each: each.loss)
-    assert both.calibration_error < 0.01 < 0.03 < best.calibration_error < before.calibration_error
+    assert both.calibration_error < 0.01 < 0.03 < min(each.calibration_error for each in single)
+    assert both.loss < min(each.loss for each in single) < before.loss
     assert np.array_equal(before.predicted, both.predicted)
 
 

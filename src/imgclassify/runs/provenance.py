@@ -39,7 +39,7 @@ def describe_versions() -> dict[str, str]:
 
 def source_commit() -> str | None:
     """Git commit of the source tree, with "-dirty" where `src` has uncommitted changes; None outside a checkout."""
-    source = Path(__file__).resolve().parent
+    source = Path(__file__).resolve().parents[1]  # the whole package
 
     def git(*words: str) -> str:
         return subprocess.run(

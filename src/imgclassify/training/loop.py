@@ -49,7 +49,7 @@ class Loop:
         self.epoch = self.step = 0
         self.loss = self.accuracy = float("nan")
         self._order = np.empty(0, np.int32)  # of this epoch's pictures
-        self._sums = [0.0, 0.0]  # of the losses and hits in this epoch so far
+        self._sums = np.zeros(2)  # of the losses and hits in this epoch so far
         self._restored = False  # and not gone on from yet
 
     def run_epoch(self, epoch: int) -> Iterator[float]:
@@ -67,12 +67,11 @@ class Loop:
                 end_of_chunk, chunk = start + len(drawn.positions) // self._batches.batch_size, _as_tensors(drawn)
             size, end_of_size = self.size_at(epoch, self.step)
             end = min(end_of_chunk, end_of_size)
-            done, loss, hits = self._advance(chunk, *_scalars(self.step - start, end - start, *size))
-            self.step = start + int(done)
-            self._sums = [self._sums[0] + float(loss), self._sums[1] + float(hits)]
+            done, sums = self._advance(chunk, self._sums, *_scalars(self.step - start, end - start, *size))
+            self.step, self._sums = start + int(done), sums.numpy()
             yield self.step / steps
-        self.loss = self._sums[0] / steps
-        self.accuracy = self._sums[1] / (steps * self._batches.batch_size)
+        self.loss = float(self._sums[0]) / steps
+        self.accuracy = float(self._sums[1]) / (steps * self._batches.batch_size)
 
     def state(self) -> dict[str, Any]:
         """Everything that the rest of the training depends on, as numbers and arrays; see `restore`."""
@@ -80,7 +79,7 @@ class Loop:
             "epoch": self.epoch,
             "step": self.step,
             "order": self._order.copy(),
-            "sums": list(self._sums),
+            "sums": self._sums.copy(),
             "certainty": self._certainty.numpy(),
             "network": [np.asarray(variable) for variable in self.network.variables],
             "optimizer": [np.asarray(variable) for variable in self._optimizer.variables],
@@ -92,7 +91,7 @@ class Loop:
         On the same machine, the training then ends with the same weights, bit for bit, as if it had never stopped.
         """
         self.epoch, self.step = state["epoch"], state["step"]
-        self._order, self._sums = state["order"].copy(), list(state["sums"])
+        self._order, self._sums = state["order"].copy(), state["sums"].copy()
         self._certainty.assign(state["certainty"])
         for variables, values in ((self.network.variables, "network"), (self._optimizer.variables, "optimizer")):
             for variable, value in zip(variables, state[values], strict=True):
@@ -120,35 +119,36 @@ class Loop:
             pictures = self._steps[epoch] * self._batches.batch_size
             among = np.argsort(np.nan_to_num(self._certainty.numpy()))[:pictures]
         self._order = self._batches.order(epoch, among)
-        self.epoch, self.step, self._sums = epoch, 0, [0.0, 0.0]
+        self.epoch, self.step, self._sums = epoch, 0, np.zeros(2)
 
     def _compile(self):
         """`_some_steps`, traced once for chunks of any length."""
         tf = backend.tensorflow()
         example = _used(self._batches.chunk(0, self._batches.order(0), 0))
         signature = {key: tf.TensorSpec((None, *part.shape[1:]), part.dtype) for key, part in example.items()}
-        return tf.function(
-            self._some_steps, input_signature=[signature, *[tf.TensorSpec((), tf.int32)] * 4], autograph=False
-        )
+        numbers = [tf.TensorSpec((2,), tf.float64), *[tf.TensorSpec((), tf.int32)] * 4]
+        return tf.function(self._some_steps, input_signature=[signature, *numbers], autograph=False)
 
-    def _some_steps(self, chunk, step, end, height, width):
-        """Steps of a chunk from `step` to `end`, as far as time allows -> (next step, sum of losses, hits)."""
+    def _some_steps(self, chunk, sums, step, end, height, width):
+        """Steps of a chunk from `step` to `end`, as far as time allows -> (next step, sums with their loss and hits).
+
+        The sums are added to step by step, so that they do not depend on how many steps were done at a time.
+        """
         tf, batch = backend.tensorflow(), self._batches.batch_size
         started = tf.timestamp()
 
-        def body(step, losses, hits):
+        def body(step, sums):
             # Of a size known beforehand: `_convolve` splits by it.
             part = {
                 key: tf.ensure_shape(values[step * batch : (step + 1) * batch], (batch, *values.shape[1:]))
                 for key, values in chunk.items()
             }
-            loss, hit = self._step(part, (height, width))
-            return step + 1, losses + loss, hits + hit
+            return step + 1, sums + tf.cast(tf.stack(self._step(part, (height, width))), tf.float64)
 
         def on(now, *_):
             return (now < end) & ((now == step) | (tf.timestamp() - started < _CHUNK_SECONDS))
 
-        return tf.while_loop(on, body, (step, 0.0, 0.0), parallel_iterations=1)
+        return tf.while_loop(on, body, (step, sums), parallel_iterations=1)
 
     def _step(self, batch: dict, size):
         """One step; the towers of the batch run side by side. Returns the mean loss and the number of hits."""

@@ -74,7 +74,8 @@ class TrainingPanel(ipywidgets.VBox):
             )
             for _ in range(2)
         )
-        self.runs = ipywidgets.SelectMultiple(options=[], rows=5, layout={"width": "420px", "max_width": "100%", "margin": "0"})
+        whole = {"width": "420px", "max_width": "100%", "margin": "0"}
+        self.runs = ipywidgets.SelectMultiple(options=[], rows=5, layout=whole)
         self.compare = ipywidgets.Button(description="Compare", tooltip="The chosen runs, or all of them")
         self.delete = ipywidgets.Button(description="Delete...", tooltip="Delete the chosen runs, after asking")
         self.confirm = ipywidgets.Button(description="Yes, delete", button_style="danger")

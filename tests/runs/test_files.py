@@ -1,0 +1,184 @@
+import json
+import shutil
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from imgclassify import Manifest, ModelFileError, backend
+from imgclassify.models.inference import predict_probabilities
+from imgclassify.runs.files import check_target, read_model, write_model
+from imgclassify.runs.manifest import read_manifest
+
+
+def names(folder) -> list[str]:
+    return sorted(each.name for each in folder.iterdir())
+
+
+def write(network, path, **manifest):
+    """Writes the model and returns its path."""
+    write_model(network, Manifest(**manifest), path)
+    return path
+
+
+# --- writing and reading ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_a_written_model_comes_back_with_its_manifest(tiny, tiny_model, tmp_path, suffix):
+    path = tmp_path / "new" / f"model{suffix}"
+    written = write_model(tiny_model.network, tiny_model.manifest, path)
+    network, manifest = read_model(path)
+    assert manifest == written == replace(tiny_model.manifest, sha256=written.sha256)
+    before, after = (predict_probabilities(each, tiny.x_test) for each in (tiny_model.network, network))
+    assert np.array_equal(before, after)
+    assert manifest.to_dict() == json.loads(path.with_suffix(".json").read_text())
+    assert names(path.parent) == sorted(["model.json", f"model{suffix}"])
+
+
+def test_writing_says_nothing_and_leaves_the_given_manifest_alone(small, tmp_path, capfd):
+    given = Manifest(seed=1)
+    written = write_model(small, given, tmp_path / "model.h5")
+    assert given == Manifest(seed=1)
+    assert written.sha256 == read_manifest(tmp_path / "model.h5").sha256 is not None
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_existing_file_is_overwritten_only_on_demand(small, tmp_path):
+    path = write(small, tmp_path / "model.keras", seed=1)
+    before = path.read_bytes()
+    with pytest.raises(ModelFileError, match=r"model\.keras exists already .* replace=True"):
+        write_model(small, Manifest(seed=2), path)
+    assert path.read_bytes() == before
+    write_model(small, Manifest(seed=2), path, replace=True)
+    assert read_model(path)[1].seed == 2
+
+
+@pytest.mark.parametrize("name", ["model", "model.pb", "model.keras.zip"])
+def test_files_of_another_suffix_are_refused(small, tmp_path, name):
+    with pytest.raises(ModelFileError, match=r"ends in \.keras or \.h5\. Received: "):
+        write_model(small, Manifest(), tmp_path / name)
+    assert names(tmp_path) == []
+
+
+def test_a_target_is_checked_before_work_is_spent_on_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert check_target("~/new/model.keras") == tmp_path / "new" / "model.keras"
+    assert names(tmp_path) == []
+    (tmp_path / "model.keras").touch()
+    with pytest.raises(ModelFileError, match="exists already"):
+        check_target(tmp_path / "model.keras")
+    assert check_target(tmp_path / "model.keras", replace=True) == tmp_path / "model.keras"
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_a_write_that_fails_leaves_the_old_model_whole_and_nothing_else(small, tmp_path, monkeypatch, suffix):
+    path = write(small, tmp_path / f"model{suffix}", seed=1)
+    before = path.read_bytes()
+
+    def half(self, file, **_):
+        file.write_bytes(b"half a mod")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(type(small), "save", half)
+    with pytest.raises(OSError, match="No space left"):
+        write_model(small, Manifest(seed=2), path, replace=True)
+    assert path.read_bytes() == before
+    assert names(tmp_path) == sorted(["model.json", f"model{suffix}"])
+    assert read_model(path)[1].seed == 1
+
+
+def test_a_manifest_that_cannot_be_written_loses_nothing(small, tmp_path):
+    path = write(small, tmp_path / "m.keras", seed=1)
+    before = path.read_bytes()
+    with pytest.raises(TypeError):
+        write_model(small, Manifest(metrics={"val_accuracy": object()}), path, replace=True)
+    assert path.read_bytes() == before
+    assert read_model(path)[1].seed == 1
+    assert names(tmp_path) == ["m.json", "m.keras"]
+
+
+def test_a_network_read_is_compiled_and_written_again_without_an_optimizers_state(small, tmp_path):
+    network, manifest = read_model(write(small, tmp_path / "first.h5"))
+    assert network.compiled
+    write_model(network, manifest, tmp_path / "second.keras")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = backend.keras().models.load_model(tmp_path / "second.keras")
+    assert all(np.array_equal(*pair) for pair in zip(again.get_weights(), small.get_weights(), strict=True))
+
+
+# --- damaged, foreign and dangerous files -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+@pytest.mark.parametrize("content", [b"", b"not a model", None], ids=["empty", "text", "cut off"])
+def test_a_damaged_file_without_a_manifest_is_a_model_file_error(small, tmp_path, suffix, content):
+    path = write(small, tmp_path / f"model{suffix}")
+    path.with_suffix(".json").unlink()
+    damaged = path.read_bytes()[:3000] if content is None else content
+    path.write_bytes(damaged)
+    said = rf"model\{suffix} cannot be loaded with Keras 3.* damaged or of another version"
+    with pytest.raises(ModelFileError, match=said) as caught:
+        read_model(path)
+    assert "\n" not in str(caught.value)
+    assert path.read_bytes() == damaged
+
+
+def test_the_error_says_which_keras_a_file_was_written_with(tmp_path):
+    path = tmp_path / "model.keras"
+    path.write_bytes(b"not a model")
+    path.with_suffix(".json").write_text(json.dumps({"versions": {"keras": "4.0.0"}}))
+    with pytest.raises(ModelFileError, match=r"with Keras 3.*, written with Keras 4\.0\.0: "):
+        read_model(path)
+
+
+def test_a_file_that_is_not_the_manifests_is_refused(small, tiny_model, tmp_path):
+    path = write(small, tmp_path / "model.keras", seed=1)
+    other = write(tiny_model.network, tmp_path / "other.keras")
+    shutil.copy(other, path)
+    with pytest.raises(ModelFileError, match=r"model\.keras is not the file that model\.json describes"):
+        read_model(path)
+    path.with_suffix(".json").unlink()
+    network, manifest = read_model(path)  # as the message advises
+    assert network.count_params() == tiny_model.network.count_params()
+    assert manifest == Manifest()
+
+
+def test_a_damaged_manifest_is_said_before_the_network_is_read(small, tmp_path):
+    path = write(small, tmp_path / "model.keras")
+    path.with_suffix(".json").write_bytes(b"\xff\xfe")
+    path.write_bytes(b"not a model")
+    with pytest.raises(ModelFileError, match=r"model\.json is damaged"):
+        read_model(path)
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_a_model_that_carries_code_is_refused_and_its_code_not_run(tmp_path, caplog, suffix):
+    keras = backend.keras()
+    mark = tmp_path / "the code has run"
+    # A Lambda keeps its function as byte code; this one would leave a mark when it is called or loaded.
+    source = f"lambda x: (__import__('pathlib').Path({str(mark)!r}).touch(), x)[1]"
+    layers = [keras.layers.Input((32, 32, 3)), keras.layers.Lambda(eval(source)), keras.layers.Flatten()]
+    model = keras.Sequential(layers)
+    assert mark.exists()  # building the model has called it
+    mark.unlink()
+    model.save(tmp_path / f"model{suffix}")
+    mark.unlink(missing_ok=True)
+    with pytest.raises(ModelFileError, match=rf"model\{suffix} .*(carries code|Lambda)"):
+        read_model(tmp_path / f"model{suffix}")
+    assert not mark.exists()
+
+
+def test_an_h5_file_with_layers_of_another_package_is_refused(small, tmp_path):
+    import h5py
+
+    path = write(small, tmp_path / "model.h5")
+    path.with_suffix(".json").unlink()
+    with h5py.File(path, "a") as file:
+        config = json.loads(file.attrs["model_config"])
+        config["config"]["layers"][1] |= {"module": "os", "class_name": "system"}
+        file.attrs["model_config"] = json.dumps(config)
+    with pytest.raises(ModelFileError, match=r"carries code \(system of os\) and is not loaded"):
+        read_model(path)
