@@ -34,7 +34,7 @@ def _write(model: Path, manifest: dict | bytes | None, is_there: bool) -> Path:
 
 @pytest.fixture
 def record() -> Callable[..., Path]:
-    """`record(name, model=False, **manifest)` makes a run, trained as usual but for what is given; returns its folder.
+    """`record(name, **manifest)` makes a run, trained as usual except for these values; returns its folder.
 
     `model` says whether there is a model file, which is empty; `content` is a manifest as bytes.
     """
