@@ -1,4 +1,4 @@
-"""What all tests share: a hermetic environment, small batches made on the spot, the real data where it is."""
+"""What all tests share: a hermetic environment, small batches made on the spot, the real data if it is available."""
 
 import os
 import pickle
@@ -62,7 +62,7 @@ def cifar10_settings(cifar10):
 def write_batches() -> Callable[..., Path]:
     """`write_batches(folder, rows=20, seed=0)` writes six small batches like CIFAR-10; returns their folder.
 
-    The labels go round all ten classes, so 20 rows hold two pictures of each; pixels are random.
+    The labels cycle through all ten classes, so 20 rows hold two pictures of each; pixels are random.
     """
 
     def write(folder: Path, rows: int = 20, seed: int = 0) -> Path:
@@ -87,7 +87,7 @@ def nothing_shipped(monkeypatch, tmp_path):
 
 @pytest.fixture
 def quiet():
-    """A `Progress` that shows nothing but what must be said."""
+    """A `Progress` that shows only what must be said."""
     from imgclassify.progress import Progress
 
     return Progress(enabled=False)

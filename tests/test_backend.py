@@ -13,7 +13,7 @@ SET_BY_BACKEND = ("TF_CPP_MIN_LOG_LEVEL", "KERAS_BACKEND")  # also in this proce
 
 
 def python(code: str, **environment) -> subprocess.CompletedProcess:
-    """Runs code in a process of its own; its two streams are caught at the level of file descriptors."""
+    """Run code in a separate process; its two streams are captured at the level of file descriptors."""
     untouched = {name: value for name, value in os.environ.items() if name not in SET_BY_BACKEND}
     return subprocess.run(
         [sys.executable, "-c", code],
@@ -88,7 +88,7 @@ def test_every_public_name_can_be_imported_and_others_are_an_attribute_error():
 # --- TensorFlow without noise --------------------------------------------------------------------------
 
 
-def test_tensorflow_starts_and_computes_without_a_word_and_standard_error_works_afterwards():
+def test_tensorflow_starts_and_computes_silently_and_standard_error_works_afterwards():
     code = """
 import numpy, os
 from imgclassify import build_model

@@ -42,7 +42,7 @@ class ReadsThePixels:
 
 
 def plain(outputs: int = 3):
-    """A plain Keras model of few weights."""
+    """A plain Keras model with few weights."""
     keras = backend.keras()
     layers = keras.layers
     return keras.Sequential(
@@ -107,8 +107,8 @@ def test_methods_and_functions_answer_the_same(tiny, tiny_model):
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (1, 32, 32, 3), (28, 28, 3), (32, 32, 4)])
-def test_pictures_of_other_shapes_are_refused_with_the_way_out(tiny_model, shape):
-    said = r"shape \(32, 32, 3\) is expected; .* classify_custom_image\(\)\. Received: shape "
+def test_pictures_of_other_shapes_are_refused_with_the_remedy(tiny_model, shape):
+    said = r"shape \(32, 32, 3\).* classify_custom_image\(\)\. Received: shape "
     with pytest.raises(ImageError, match=said + re.escape(str(shape))):
         predict_image(tiny_model, np.zeros(shape, np.uint8))
 
@@ -423,13 +423,13 @@ def test_both_models_are_shipped():
 
 
 def check_file_alone(path: Path, pictures: np.ndarray) -> None:
-    """The file by plain Keras answers as the classifier does with one view, fed in the same batches."""
+    """The file, loaded by plain Keras, answers as the classifier does with one view and in the same batches."""
     network = backend.keras().models.load_model(path)
     answers = network.predict(pictures / np.float32(255), batch_size=256, verbose=0)
     assert np.abs(load_model(path).probabilities(pictures, views=1) - answers).max() < 1e-6
 
 
-# cifar10_best.keras was written with an optimizer of which nothing is stored.
+# cifar10_best.keras was written with an optimizer whose state is not stored.
 @pytest.mark.filterwarnings("ignore:Skipping variable loading for optimizer:UserWarning")
 @pytest.mark.parametrize("path", SHIPPED_MODELS, ids=name_of)
 def test_a_shipped_file_alone_answers_random_pictures_as_its_classifier_does(path):

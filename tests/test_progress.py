@@ -76,7 +76,7 @@ def test_in_a_terminal_a_passing_line_is_overwritten_and_gone_at_the_end(capsys,
     assert capsys.readouterr().err == "\r10 %\x1b[K\r20 %\x1b[K\r\x1b[Ka line\n\r30 %\x1b[K\r\x1b[K"
 
 
-def test_in_a_notebook_all_lines_stand_in_one_display_that_is_emptied_at_the_end(notebook, clock, capsys):
+def test_in_a_notebook_all_lines_are_in_one_display_that_is_emptied_at_the_end(notebook, clock, capsys):
     with Progress() as progress:
         progress.log("first")
         clock.now += 1

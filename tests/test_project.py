@@ -1,4 +1,4 @@
-"""README, Makefile, environment.yml, pyproject.toml and .ci/run say the same."""
+"""README, Makefile, environment.yml, pyproject.toml and .ci/run agree."""
 
 import json
 import os
@@ -120,12 +120,12 @@ def test_the_shipped_best_was_trained_by_its_recipe():
     assert read_manifest(PROJECT / "artifacts" / "cifar10_best.keras").recipe == RECIPES["best"]
 
 
-def test_every_notebook_stands_in_the_readme():
+def test_every_notebook_is_in_the_readme():
     for path in (PROJECT / "notebooks").glob("*.ipynb"):
         assert f"notebooks/{path.name}" in README
 
 
-def test_every_environment_variable_that_is_read_stands_in_the_docs():
+def test_every_environment_variable_that_is_read_is_in_the_docs():
     page = (PROJECT / "docs" / "data.md").read_text(encoding="utf-8")
     read = set()
     for path in (PROJECT / "src").rglob("*.py"):
@@ -193,14 +193,14 @@ def test_the_readme_gives_the_figures_of_each_shipped_models_manifest(path):
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_every_shipped_model_means_what_its_confidence_says(path):
+def test_every_shipped_model_is_calibrated(path):
     manifest = read_manifest(path)
     assert all(0.25 < temperature < 4 for temperature in manifest.temperatures)
     assert 1 <= len(manifest.temperatures) <= 2
     assert manifest.metrics["test_calibration_error"] <= 0.02
 
 
-def test_the_table_of_speed_is_that_of_the_record():
+def test_the_table_of_speed_agrees_with_the_record():
     bench = runpy.run_path(str(PROJECT / "tests" / "benchmarks" / "bench.py"), run_name="bench")
     result = json.loads((PROJECT / "artifacts" / "benchmarks.json").read_text(encoding="utf-8"))
     page = (PROJECT / "docs" / "speed.md").read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ import pytest
 from imgclassify.training.train import train_model
 
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "imgclassify"
-# From top to bottom; what stands in one line is one level, in which modules may import one another but not in a circle.
+# From top to bottom, one level per line. Modules on a level may import one another, but not in a circle.
 LEVELS = (
     {"cli"},
     {"commands"},

@@ -80,7 +80,7 @@ def installed(monkeypatch, tmp_path) -> Path:
     return package
 
 
-def test_the_setting_goes_before_everything(monkeypatch, project, tmp_path):
+def test_the_setting_comes_first(monkeypatch, project, tmp_path):
     monkeypatch.chdir(project)
     monkeypatch.setenv("IMGCLASSIFY_SHORT", "1")
     monkeypatch.setenv("IMGCLASSIFY_ARTIFACTS_DIR", str(tmp_path / "chosen"))
@@ -136,7 +136,7 @@ def test_shipped_models_are_in_a_folder_of_the_installed_package(installed):
     assert settings.model_dirs() == [settings.artifacts_dir(), installed / "shipped"]
 
 
-def test_a_projects_models_go_before_those_in_the_package(monkeypatch, project, installed):
+def test_a_projects_models_come_before_those_in_the_package(monkeypatch, project, installed):
     (installed / "shipped").mkdir()
     monkeypatch.chdir(project)
     assert settings.shipped_dir() == project / "artifacts"
@@ -154,7 +154,7 @@ def test_models_are_searched_in_the_artifacts_folder_then_among_shipped_ones(mon
     assert settings.model_dirs() == [project / "artifacts"]
 
 
-def test_one_folder_by_two_ways_is_searched_once(monkeypatch, project, tmp_path):
+def test_one_folder_with_two_paths_is_searched_once(monkeypatch, project, tmp_path):
     (tmp_path / "link").symlink_to(project / "artifacts")
     monkeypatch.chdir(project)
     monkeypatch.setenv("IMGCLASSIFY_ARTIFACTS_DIR", str(tmp_path / "link"))

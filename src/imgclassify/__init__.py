@@ -1,7 +1,7 @@
 """Image classification on CIFAR-10 and your own pictures; see the notebooks.
 
 Names are imported on first use, so that `import imgclassify` loads neither TensorFlow nor numpy. `__init__.pyi` tells
-editors and type checkers where they are.
+editors and type checkers where to find them.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""What `imgclassify` offers, for editors and type checkers; `__init__.py` imports it on first use."""
+"""The public names of `imgclassify`, for editors and type checkers; `__init__.py` imports them on first use."""
 
 from imgclassify.backend import set_seed as set_seed
 from imgclassify.classifier import (

@@ -1,4 +1,4 @@
-"""Files written whole or not at all."""
+"""Atomic writes: a file is written whole or not at all."""
 
 import contextlib
 import uuid
@@ -8,7 +8,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A hidden path beside `path` to write to, of the same suffix; it takes `path`'s place if the block succeeds."""
+    """A hidden path next to `path`, with the same suffix, to write to; it replaces `path` if the block succeeds."""
     part = path.with_name(f".{uuid.uuid4().hex[:8]}{path.suffix}")
     try:
         yield part

@@ -15,7 +15,7 @@ _importing = threading.RLock()
 
 @contextlib.contextmanager
 def _native_stderr_silenced() -> Iterator[None]:
-    """Point file descriptor 2 at the null device: TensorFlow's C++ code writes there, past `sys.stderr`."""
+    """Point file descriptor 2 at the null device: TensorFlow's C++ code writes to it, bypassing `sys.stderr`."""
     try:
         saved = os.dup(2)
     except OSError:  # no standard error at all, as in some graphical launchers
@@ -31,7 +31,7 @@ def _native_stderr_silenced() -> Iterator[None]:
 
 
 def tensorflow() -> ModuleType:
-    """TensorFlow, imported without its start-up noise; graphics memory grows on demand. Safe to call from threads."""
+    """TensorFlow, imported without its start-up noise; GPU memory grows on demand. Safe to call from any thread."""
     with _importing:
         return _import_tensorflow()
 
@@ -44,16 +44,16 @@ def _import_tensorflow() -> ModuleType:
     with _native_stderr_silenced():
         import tensorflow as tf
 
-        # RuntimeError: the caller has used the device already; then its own choice stands.
+        # RuntimeError: the caller has already started the devices; its own settings then stay.
         with contextlib.suppress(RuntimeError):
             gpus = tf.config.list_physical_devices("GPU")
             for gpu in gpus:
                 tf.config.experimental.set_memory_growth(gpu, True)
-            if not gpus:  # several operations side by side, each on one core: see `towers`
+            if not gpus:  # several operations in parallel, each on one core: see `towers`
                 tf.config.threading.set_intra_op_parallelism_threads(max(1, cores() // _MOST_TOWERS))
                 tf.config.threading.set_inter_op_parallelism_threads(cores())
-        tf.config.list_logical_devices()  # starts the devices, the second source of noise
-    tf.get_logger().setLevel("ERROR")  # its advice on retracing is for those who train one model only
+        tf.config.list_logical_devices()  # starts the devices, which is the other source of noise
+    tf.get_logger().setLevel("ERROR")  # its retracing warnings assume that a program uses one model only
     return tf
 
 
@@ -66,12 +66,12 @@ def keras() -> ModuleType:
 
 
 def set_seed(seed: int) -> None:
-    """Seed Python, numpy and TensorFlow, so that a training repeats on the same machine and versions."""
+    """Seed Python, numpy and TensorFlow, so that a training is repeatable on the same machine and versions."""
     keras().utils.set_random_seed(seed)
 
 
 def cores() -> int:
-    """Processor cores that this process may use."""
+    """Number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -79,10 +79,10 @@ _MOST_TOWERS = 8
 
 
 def towers(batch_size: int) -> int:
-    """Equal parts to split a training batch into, which then run side by side, each on one core; 1 on a GPU.
+    """Number of equal parts ("towers") of a training batch, which run in parallel, each on one core; 1 on a GPU.
 
-    TensorFlow spreads one operation over the cores poorly for small networks; whole towers keep them busy.
-    Each part has at least eight pictures.
+    For small networks, TensorFlow spreads a single operation over the cores poorly; whole towers keep them busy.
+    Each tower has at least eight pictures.
     """
     if tensorflow().config.list_physical_devices("GPU"):
         return 1
@@ -92,17 +92,17 @@ def towers(batch_size: int) -> int:
 
 @functools.cache
 def has_fast_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 natively, as far as Linux tells; elsewhere False."""
+    """Whether the processor has bfloat16 instructions, as reported by Linux; False on other systems."""
     cpuinfo = Path("/proc/cpuinfo")
     flags = cpuinfo.read_text(encoding="utf-8", errors="replace").split() if cpuinfo.exists() else ()
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def choose_precision(precision: str) -> str:
-    """The precision to train with: the one asked for, or `default_precision()` for "auto".
+    """The precision to train with: the given one, or `default_precision()` for "auto".
 
     Raises:
-        ValueError: There is no such precision.
+        ValueError: The precision is unknown.
     """
     if precision == "auto":
         return default_precision()
@@ -112,10 +112,10 @@ def choose_precision(precision: str) -> str:
 
 
 def default_precision() -> str:
-    """Keras policy to train with: the fastest mixed one that the hardware is made for, else "float32".
+    """Keras dtype policy to train with: the fastest mixed one that the hardware supports natively, else "float32".
 
-    That is "mixed_float16" on GPUs of compute capability 7 or more, "mixed_bfloat16" on processors with bfloat16
-    instructions.
+    That is "mixed_float16" on GPUs with compute capability 7 or higher, and "mixed_bfloat16" on processors with
+    bfloat16 instructions.
     """
     tf = tensorflow()
     gpus = tf.config.list_physical_devices("GPU")

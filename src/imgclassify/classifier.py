@@ -1,4 +1,4 @@
-"""The classifier: a network with its manifest, which prepares pictures and answers."""
+"""The classifier: a network with its manifest, which prepares pictures and classifies them."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -20,10 +20,10 @@ from imgclassify.runs.names import find_model, name_of
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a classifier says of one picture. Unpacks as `label, confidence`.
+    """What a classifier says about one picture. Unpacks as `label, confidence`.
 
-    A network always answers with one of its classes, also when shown something else: a high confidence
-    says that the picture looks more like this class than like the others, not that it is one.
+    A network always answers with one of its classes, even when it is shown something else: a high confidence
+    means that the picture looks more like this class than like the others, not that it belongs to it.
 
     Attributes:
         label: Name of the most probable class.
@@ -58,12 +58,12 @@ class Prediction:
 
 @dataclass(frozen=True, eq=False)
 class Classifier:
-    """A network and what is known of it.
+    """A network and what is known about it.
 
     Attributes:
         network: A `keras.Model` from float32 pictures in [0, 1], (N, H, W, C), to probabilities (N, classes).
-        manifest: How it came about; all defaults for a network that nothing is recorded of.
-        file: Where it was loaded from or saved to; None for a network in memory only.
+        manifest: How it was trained; all fields have their defaults if nothing is recorded.
+        file: Where it was loaded from or saved to; None if it is only in memory.
     """
 
     network: Any
@@ -72,14 +72,14 @@ class Classifier:
 
     @classmethod
     def of(cls, model, class_names: Sequence[str] | None = None) -> "Classifier":
-        """A classifier as it is, or one of a plain Keras model.
+        """The classifier itself, or one made from a plain Keras model.
 
         Args:
             model: A `Classifier`, or a Keras model from pictures to probabilities.
-            class_names: One name per output; default: those that it has, else "0", "1", ...
+            class_names: One name per output; default: the classifier's own, else "0", "1", ...
 
         Raises:
-            ValueError: The number of names is not that of the outputs.
+            ValueError: The number of names differs from the number of outputs.
         """
         network, manifest = (model.network, model.manifest) if isinstance(model, cls) else (model, Manifest())
         outputs = network.output_shape[-1]
@@ -87,7 +87,7 @@ class Classifier:
         names = named or manifest.class_names or tuple(map(str, range(outputs)))
         if len(names) != outputs:
             raise ValueError(
-                f"The model has {outputs} outputs, so it needs as many class names. Received: {len(names)}"
+                f"The model has {outputs} outputs, so it needs {outputs} class names. Received: {len(names)}"
             )
         shape = tuple(network.input_shape[1:])
         if isinstance(model, cls) and (names, shape) == (manifest.class_names, manifest.input_shape):
@@ -102,15 +102,15 @@ class Classifier:
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of what the network is given."""
+        """Height, width and channels of the network's input."""
         return tuple(self.network.input_shape[1:])
 
     @property
     def input_size(self) -> int:
-        """Side of the square that the network is given, in pixels.
+        """Side of the network's square input, in pixels.
 
         Raises:
-            ValueError: The network takes no square RGB pictures.
+            ValueError: The network does not take square RGB pictures.
         """
         height, width, channels = self.input_shape
         if height is None or height != width or channels != 3:
@@ -119,22 +119,22 @@ class Classifier:
 
     @property
     def name(self) -> str:
-        """What to call it, and what `load_model` finds its file by; in memory, its run's or its network's name."""
+        """Its name, by which `load_model` finds its file; without a file, the name of its run or network."""
         return name_of(self.file) if self.file is not None else self.manifest.run or self.network.name
 
     def prepare(self, picture: Picture, *, name: str | None = None) -> np.ndarray:
-        """A picture of any size and kind as the network is given it, prepared as the training data was.
+        """A picture of any size and kind as network input, prepared in the same way as the training data.
 
         Args:
             picture: Path, bytes, binary file, Pillow image or array; see `decode_image`.
-            name: What to call the picture in messages, if it is not a path.
+            name: Name of the picture in messages, if it is not a path.
 
         Returns:
             uint8, (size, size, 3), RGB.
 
         Raises:
             ImageError: The picture cannot be used.
-            ValueError: The network takes no square RGB pictures.
+            ValueError: The network does not take square RGB pictures.
         """
         architecture = self.manifest.recipe.architecture if self.manifest.recipe else ""
         crop = PREPROCESSING.get(architecture, Preprocessing(self.input_size)).crop
@@ -143,19 +143,19 @@ class Classifier:
     def probabilities(
         self, x: np.ndarray, *, views: int | None = None, on_batch_end: Callable[[], None] | None = None
     ) -> np.ndarray:
-        """Class probabilities of many pictures, each prepared already.
+        """Class probabilities of many pictures that are already prepared.
 
         Args:
             x: uint8, or float in [0, 1], (N, H, W, C).
-            views: Views of each picture to average; default: what the manifest says. With 1, the saved file alone
-                gives the same. See `predict_probabilities`.
-            on_batch_end: Called after every batch if there are several; may raise to stop.
+            views: How many views of each picture to average; default: the number in the manifest. With 1, the saved
+                file alone gives the same. See `predict_probabilities`.
+            on_batch_end: Called after every batch if there are several; may raise an exception to stop.
 
         Returns:
             float32, (N, classes).
 
         Raises:
-            ValueError: There is no such number of views.
+            ValueError: `views` is not one of the accepted numbers.
         """
         views = self.manifest.views if views is None else views
         return predict_probabilities(self.network, x, views=views, on_batch_end=on_batch_end)
@@ -165,11 +165,11 @@ class Classifier:
         return self.answer(self.prepare(picture, name=name))
 
     def answer(self, image: np.ndarray) -> Prediction:
-        """Classify one picture that is prepared already; see `predict_image`."""
+        """Classify one picture that is already prepared; see `predict_image`."""
         image = np.asarray(image)
         if image.shape != self.input_shape:
             raise ImageError(
-                f"One picture of shape {self.input_shape} is expected; other sizes go through classify_custom_image(). "
+                f"Expected one picture of shape {self.input_shape}; for other sizes, use classify_custom_image(). "
                 f"Received: shape {image.shape}"
             )
         if image.dtype != np.uint8 and not (image.dtype.kind == "f" and image.min() >= 0 and image.max() <= 1):
@@ -184,13 +184,13 @@ class Classifier:
         """Write the network and its manifest, each whole or not at all; see `write_model`.
 
         Returns:
-            The classifier with the manifest as it was written, and the file.
+            The classifier with the manifest as written, and with its file.
         """
         manifest = files.write_model(self.network, self.manifest, path, replace=replace)
         return with_changes(self, manifest=manifest, file=Path(path).expanduser())
 
     def recorded(self, **changes) -> "Classifier":
-        """The classifier with other values in its manifest."""
+        """A copy of the classifier with changed values in its manifest."""
         return with_changes(self, manifest=with_changes(self.manifest, **changes))
 
     def __str__(self) -> str:
@@ -225,11 +225,11 @@ def load_model(path_or_name: str | os.PathLike = "best", *, dataset: str = "cifa
     """Load a trained model with its manifest.
 
     Args:
-        path_or_name: A model by any name that this package prints; see `find_model`.
+        path_or_name: The path of a model, or any name that this package prints; see `find_model`.
         dataset: Which data set a recipe's name refers to.
 
     Returns:
-        A `Classifier`, its network in float32.
+        A `Classifier` with a float32 network.
 
     Raises:
         ModelFileError: There is no such model, it is damaged, does not match its manifest, or carries code.
@@ -245,12 +245,12 @@ def save_model(model, path: str | os.PathLike, *, replace: bool = False) -> Path
 
 
 def predict_image(model, image: np.ndarray, *, class_names: Sequence[str] | None = None) -> Prediction:
-    """Classify one exact model input.
+    """Classify one picture that already has the model's input shape.
 
     Args:
         model: A `Classifier`, or a Keras model from pictures to probabilities.
         image: uint8, or float in [0, 1], of the model's input shape, for instance (32, 32, 3); RGB.
-            For pictures of other sizes there is `classify_custom_image`.
+            For pictures of other sizes, use `classify_custom_image`.
         class_names: One name per output; see `Classifier.of`.
 
     Returns:
@@ -258,7 +258,7 @@ def predict_image(model, image: np.ndarray, *, class_names: Sequence[str] | None
 
     Raises:
         ImageError: `image` has another shape, type or range.
-        ValueError: The number of class names is not that of the model's outputs.
+        ValueError: The number of class names differs from the number of outputs.
     """
     return Classifier.of(model, class_names).answer(image)
 
@@ -272,13 +272,14 @@ def classify_custom_image(
         model: A `Classifier`, or a Keras model from square RGB pictures to probabilities.
         picture: Path, bytes, binary file, Pillow image or array; see `decode_image`.
         class_names: One name per output; see `Classifier.of`.
-        name: What to call the picture in messages, if it is not a path.
+        name: Name of the picture in messages, if it is not a path.
 
     Returns:
         A `Prediction`; its `image` shows what the model saw.
 
     Raises:
         ImageError: The picture cannot be used.
-        ValueError: The model takes no square RGB pictures, or the number of class names is not that of its outputs.
+        ValueError: The model does not take square RGB pictures, or the number of class names differs from the number
+            of outputs.
     """
     return Classifier.of(model, class_names).predict(picture, name=name)

@@ -1,6 +1,6 @@
 """The command line: `imgclassify run | train | evaluate | predict | data | runs`. It parses; commands.py does the rest.
 
-Exit codes: 0 all went well, 1 something the user can mend (said in one sentence on standard error), 2 wrong usage,
+Exit codes: 0 success, 1 a problem that the user can fix (explained in one sentence on standard error), 2 wrong usage,
 130 interrupted.
 """
 
@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
         return options.command(options)
     except KeyboardInterrupt:
         return commands.fail(options, "interrupted; what was finished is kept", 130)
-    except BrokenPipeError:  # the reader of our output has left, as `head` does
+    except BrokenPipeError:  # the reader of our output has closed it, as `head` does
         sys.stderr.close()
         return 1
     except commands.UsageError as error:
@@ -60,19 +60,19 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--image", action="append", default=[], metavar="FILE", help=image)
 
     train = command(
-        "train", commands.train, "Train a network; it becomes a run, and is published if there is no model yet."
+        "train", commands.train, "Train a network; it is kept as a run, and published if there is no model yet."
     )
     train.add_argument("recipe", nargs="?", default="baseline", help="baseline (default), fast or best")
     data_option(train, "cifar10", "cifar10")
     train.add_argument("--epochs", type=int, help="passes over the training pictures (default: the recipe's)")
     train.add_argument("--batch-size", type=int, help="pictures per step (default: the recipe's)")
-    train.add_argument("--learning-rate", type=float, help="the optimizer's (default: the recipe's)")
+    train.add_argument("--learning-rate", type=float, help="the optimizer's initial rate (default: the recipe's)")
     train.add_argument("--augmentation", help="none, flip, flip+shift or flip+shift+cutout (default: the recipe's)")
-    train.add_argument("--seed", type=_from_zero, default=0, help="of everything random, from 0 (default: 0)")
+    train.add_argument("--seed", type=_from_zero, default=0, help="seed for everything random, at least 0 (default: 0)")
     share = "train on this share of the training pictures, above 0 to 1 (default: 1)"
     train.add_argument("--share", type=_share, default=1.0, help=share)
     precisions = ["auto", "float32", "mixed_float16", "mixed_bfloat16"]
-    train.add_argument("--precision", default="auto", choices=precisions, help="auto: what the hardware is made for")
+    train.add_argument("--precision", default="auto", choices=precisions, help="auto: the fastest for this hardware")
     train.add_argument("--name", help="name of the run (default: the recipe's)")
     train.add_argument("--replace", action="store_true", help="replace the published model once it is complete")
 
@@ -83,17 +83,18 @@ def _parser() -> argparse.ArgumentParser:
     predict = command("predict", commands.predict, "Classify your own pictures.")
     predict.add_argument("files", nargs="+", metavar="FILE-or-FOLDER", help="pictures, or folders of pictures")
     predict.add_argument("--model", default="best", help=model)
-    top = "how many classes to print, from 1 (default: 3)"
+    top = "how many classes to print, at least 1 (default: 3)"
     predict.add_argument("--top", type=_from_one, default=3, metavar="K", help=top)
 
-    data = command("data", commands.data, "Say which data is at hand, check it, or download CIFAR-10.")
+    data = command("data", commands.data, "Show which data is available, check it, or download CIFAR-10.")
     name = "cifar10 (default), digits, auto, or a folder with one subfolder per class"
     data.add_argument("name", nargs="?", default="cifar10", help=name)
-    download = "fetch CIFAR-10 (170 MB) if it is not here, however long it takes"
+    download = "download CIFAR-10 (170 MB) if it is not on this computer, however long it takes"
     data.add_argument("--download", action="store_true", help=download)
 
     runs = command("runs", commands.runs, "List and compare trainings, or delete one.")
-    runs.add_argument("names", nargs="*", metavar="RUN", help="only these, by name with or without the time, or latest")
+    names = "only these runs, by name with or without the time, or latest"
+    runs.add_argument("names", nargs="*", metavar="RUN", help=names)
     runs.add_argument("--delete", metavar="RUN", help="delete this run after asking")
     runs.add_argument("--yes", action="store_true", help="delete without asking")
     return parser

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TextIO
 
-_RED, _BOLD = "31", "1"  # of a terminal
+_RED, _BOLD = "31", "1"  # codes for a terminal
 
 
 class UsageError(ValueError):
-    """An option's value is not one that the command takes."""
+    """The value of an option is not valid."""
 
 
 def _paint(text: str, color: str, stream: TextIO) -> str:
@@ -23,12 +23,12 @@ def _paint(text: str, color: str, stream: TextIO) -> str:
 
 
 def complain(sentence: str) -> None:
-    """Say something on standard error."""
+    """Print a sentence on standard error."""
     print(f"{_paint('imgclassify:', _RED, sys.stderr)} {sentence}", file=sys.stderr)
 
 
 def fail(options: argparse.Namespace, sentence: str, code: int) -> int:
-    """Say what went wrong, with `--json` also as JSON; returns the exit code."""
+    """Print what went wrong, with `--json` also as JSON; returns the exit code."""
     complain(sentence)
     if options.json:
         print_json({"error": sentence})
@@ -68,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
 
     say: Callable = (lambda *words: None) if options.json else print
     for file in options.image:
-        decode_image(file)  # a wrong file is said before work is spent
+        decode_image(file)  # a bad file is reported before any work is done
     data = load_dataset(options.data)
     _list_skipped(data.skipped)
     if data.notice:
@@ -112,7 +112,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _classify_photos(files: list[str], model, say: Callable) -> list[dict]:
-    """Classify the user's own pictures by one model, which is named."""
+    """Classify the user's own pictures with one model, which the output names."""
     results = []
     for file in files:
         prediction = model.predict(file)
@@ -165,7 +165,7 @@ def train(options: argparse.Namespace) -> int:
     target, existing = find_published(recipe.name, data.name)
     if existing and not options.replace:
         model, _ = train_model(recipe, data, **arguments)
-        text = f"The published {existing.name} stays as it is; --replace replaces it."
+        text = f"The published {existing.name} is unchanged; use --replace to replace it."
     else:
         model, _ = train_or_load_model(recipe, data, replace=options.replace, **arguments)
         text = f"Published as {target}."
@@ -199,16 +199,16 @@ def evaluate(options: argparse.Namespace) -> int:
         recorded = model.manifest.dataset
         if recorded.folder and not Path(recorded.folder).is_dir():
             raise ValueError(
-                f"{options.model} was trained on the folder {recorded.folder}, which is not there: "
-                "put it back, or say with --data where it is."
+                f"{options.model} was trained on the folder {recorded.folder}, which no longer exists: "
+                "restore it, or give its new path with --data."
             )
         data = _load_for_evaluation(recorded.location())
         if recorded.folder and recorded.fingerprint not in (None, data.fingerprint):
-            complain(f"{recorded.folder} holds other pictures now than when the model was trained.")
+            complain(f"The pictures in {recorded.folder} have changed since the model was trained.")
     if model.class_names != data.class_names:
         classes = ", ".join(data.class_names)
         raise ValueError(
-            f"The model knows other classes ({', '.join(model.class_names)}) than {data.source} ({classes})."
+            f"The model's classes ({', '.join(model.class_names)}) are not those of {data.source} ({classes})."
         )
     result = evaluate_model(model, data.x_test, data.y_test, source=data.source)
     _report(
@@ -261,7 +261,7 @@ def predict(options: argparse.Namespace) -> int:
 
 
 def _picture_files(names: list[str]) -> tuple[list[Path | str], list[dict]]:
-    """The files to classify: those named, and the picture files in folders; and what is refused."""
+    """The files to classify (those named, and the picture files in folders), and what was refused."""
     from imgclassify.data.images import IMAGE_SUFFIXES
 
     files: list[Path | str] = []
@@ -275,9 +275,10 @@ def _picture_files(names: list[str]) -> tuple[list[Path | str], list[dict]]:
         files += pictures
         others = len(inside) - len(pictures)
         if others:
-            complain(f"{name}: passed over {others} other file{'s' * (others > 1)} than {', '.join(IMAGE_SUFFIXES)}.")
+            endings = ", ".join(IMAGE_SUFFIXES)
+            complain(f"{name}: skipped {others} file{'s' * (others > 1)} not ending in {endings}.")
         if not pictures:
-            sentence = f"{name} holds no picture: expected files ending in {', '.join(IMAGE_SUFFIXES)}."
+            sentence = f"{name} contains no picture: expected files ending in {', '.join(IMAGE_SUFFIXES)}."
             complain(sentence)
             refused.append({"file": name, "error": sentence})
     return files, refused
@@ -293,7 +294,7 @@ def _as_json(file: str, prediction) -> dict:
 
 
 def data(options: argparse.Namespace) -> int:
-    """Say which data is at hand."""
+    """Show which data is available."""
     import numpy as np
 
     from imgclassify import load_dataset
@@ -346,7 +347,7 @@ def runs(options: argparse.Namespace) -> int:
 
 
 def _confirm(question: str) -> bool:
-    """Ask on standard error, which leaves standard output to the result; nobody there to answer means no."""
+    """Ask on standard error, because standard output is for the result; no answer means no."""
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
     try:
         return input().strip().lower() in ("y", "yes")

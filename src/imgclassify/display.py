@@ -1,7 +1,7 @@
 """Display: the palette, and HTML for notebooks, widgets and the app.
 
-Colours come from CSS classes whose variables follow JupyterLab's and Voila's theme; `style.css` defines them. Figures
-use the palette here and stand on a white card in dark themes.
+The colours of HTML are CSS variables that follow the theme of JupyterLab or Voila; `style.css` defines them. Figures
+use the palette in this module; in dark themes they are shown on a white card.
 """
 
 import base64
@@ -20,17 +20,17 @@ BLUE, ORANGE, GREY = "#2a6f97", "#e07a1f", "#9db4c0"
 
 @functools.cache
 def style_sheet() -> str:
-    """The package's CSS as a `<style>` element, to stand before HTML that uses its classes."""
+    """The package's CSS as a `<style>` element, to put before HTML that uses its classes."""
     return f"<style>{(PACKAGE / 'style.css').read_text(encoding='utf-8')}</style>"
 
 
 def fragment(*parts: str) -> str:
-    """HTML of this package as a notebook shows it: with the style sheet, in an element that its classes need."""
+    """HTML for a notebook: with the style sheet, inside the element that its classes need."""
     return f'{style_sheet()}<div class="imgclassify">{"".join(parts)}</div>'
 
 
 def escape(text: object) -> str:
-    """Text as HTML.
+    """Text with the special characters of HTML escaped.
 
     Example:
         >>> escape("<b>")
@@ -40,7 +40,7 @@ def escape(text: object) -> str:
 
 
 def data_uri(content: bytes, kind: str = "png") -> str:
-    """A picture file as a `data:` address.
+    """A picture file as a `data:` URI.
 
     Example:
         >>> data_uri(b"", "jpeg")
@@ -50,14 +50,14 @@ def data_uri(content: bytes, kind: str = "png") -> str:
 
 
 def picture_uri(image: np.ndarray | Image.Image) -> str:
-    """A picture, uint8 (H, W, 3) or of Pillow's, as a `data:` address of a PNG."""
+    """A picture, uint8 (H, W, 3) or a Pillow image, as the `data:` URI of a PNG."""
     file = io.BytesIO()
     (Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(file, format="PNG")
     return data_uri(file.getvalue())
 
 
 def thumbnail(image: Image.Image, side: int) -> bytes:
-    """A picture as JPEG, shrunk to fit a square of `side` pixels; small ones are enlarged in whole pixels."""
+    """A picture as JPEG, shrunk to fit a square of `side` pixels; small ones are enlarged by a whole factor."""
     file = io.BytesIO()
     if max(image.size) < side:
         times = side // max(image.size)
@@ -70,7 +70,7 @@ def thumbnail(image: Image.Image, side: int) -> bytes:
 
 
 def message(sentence: str, details: str = "") -> str:
-    """A sentence that says what went wrong, with details to unfold."""
+    """A sentence that says what went wrong, with details that can be unfolded."""
     fold = f"<details><summary>details</summary><pre>{escape(details)}</pre></details>" if details else ""
     return f'<div class="error" role="alert">{escape(sentence)}{fold}</div>'
 
@@ -81,7 +81,7 @@ def hint(sentence: str) -> str:
 
 
 def bars(shares: Iterable[tuple[str, float]]) -> str:
-    """Labels with their shares, 0 to 1, as bars; the first stands out."""
+    """Labels with their shares, 0 to 1, as bars; the first is highlighted."""
     rows = (
         f'<span class="label">{escape(label)}</span>'
         f'<span class="track"><span class="bar" style="width:{100 * share:.1f}%"></span></span>'
@@ -92,7 +92,7 @@ def bars(shares: Iterable[tuple[str, float]]) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table; names in its head may be broken at underscores, which keeps it narrow."""
+    """A table; the names in its header may break at underscores, which keeps it narrow."""
     names = "".join(f"<th>{escape(name).replace('_', '_<wbr>')}</th>" for name in head)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<div class="scroll"><table><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table></div>'

@@ -1,4 +1,7 @@
-"""Progress: lines in a terminal, or one display in a notebook that leaves nothing behind. The one place for it."""
+"""Progress: lines in a terminal, or one display in a notebook that is emptied at the end.
+
+All progress of the package is shown through this module.
+"""
 
 import sys
 import time
@@ -14,7 +17,7 @@ def _in_notebook() -> bool:
 
 
 def format_seconds(seconds: float) -> str:
-    """A duration for people: "8 s", "2 min 05 s", "1 h 20 min"."""
+    """A duration in readable form: "8 s", "2 min 05 s", "1 h 20 min"."""
     minutes, rest = divmod(round(seconds), 60)
     if minutes == 0:
         return f"{rest} s"
@@ -27,12 +30,12 @@ class Progress:
     """Shows how far a long task is; use it in a `with` block.
 
     In a terminal, lines go to standard error: `log` adds one, `update` overwrites the last (a pipe or a
-    file gets such a passing line every 15 seconds only). In a notebook all lines stand in one display,
-    which is emptied at the end, so that nothing of it is saved in the file. `say` is for the sentence
-    that must remain.
+    file gets such a temporary line only every 15 seconds). In a notebook, all lines are in one display,
+    which is emptied at the end, so that none of them is saved in the notebook. `say` is for a sentence
+    that must stay.
 
     Args:
-        enabled: False shows nothing but what is said with `say`.
+        enabled: If False, only the sentences given to `say` are shown.
     """
 
     def __init__(self, enabled: bool = True):
@@ -40,8 +43,8 @@ class Progress:
         self._notebook = _in_notebook()
         self._handle = None
         self._lines: list[str] = []
-        self._passing = False  # the terminal's last line is one to overwrite
-        # In a pipe or file, the first passing line comes after a while only.
+        self._passing = False  # the last line in the terminal is to be overwritten
+        # In a pipe or file, the first temporary line appears only after a while.
         self._last_update = float("-inf") if self._notebook or sys.stderr.isatty() else time.monotonic()
 
     def __enter__(self) -> "Progress":
@@ -80,7 +83,7 @@ class Progress:
             self._write(line + "\n")
 
     def say(self, sentence: str) -> None:
-        """Show a sentence that stays, also in a notebook and where progress is not shown."""
+        """Show a sentence that stays, even in a notebook and when progress is disabled."""
         if self._notebook:
             from IPython.display import display
 

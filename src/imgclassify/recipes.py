@@ -19,11 +19,11 @@ class Recipe:
         name: Used in file names.
         architecture: See `build_model`.
         epochs: The first goes through all training pictures, the others through `hard_fraction` of them.
-        hard_fraction: Share of the training pictures that an epoch after the first trains on, in whole batches: those
-            of whose class the network was least sure when it last trained on them. The others come back as they fall
-            behind. After "online batch selection" (Loshchilov and Hutter, 2015), which draws by rank; airbench96's
-            later version (Jordan) asks a small network of its own which half is hard. Pictures with a wrong label
-            stay hard, and so take part most often. 1 for all pictures.
+        hard_fraction: Share of the training pictures that each epoch after the first trains on, in whole batches:
+            the pictures whose class the network was least sure of when it last trained on them. The others return
+            once they are among the least certain. Based on "online batch selection" (Loshchilov and Hutter, 2015),
+            which draws by rank; a later version of airbench96 (Jordan) uses a separate small network to decide which
+            half is hard. Pictures with a wrong label stay hard, so they are trained on most often. 1 for all pictures.
         batch_size: Pictures per step.
         optimizer: "adam" (Kingma and Ba, 2015), or "muon" (Jordan et al., 2024) for the convolutions and Adam for
             the rest; see `build_optimizer`.
@@ -31,10 +31,10 @@ class Recipe:
         schedule: "constant", or "linear" for a learning rate that falls to zero in equal steps.
         augmentation: Random variants of the training pictures; see `draw_variations`.
         label_smoothing: Share of the target probability that is spread over all classes (Szegedy et al., 2016).
-        sizes: Train on pictures of these sizes, shares of the full one, an equal number of steps each (progressive
-            resizing; Howard, 2018): smaller ones are quicker. (1.0,) for the full size throughout, which the baseline
-            needs.
-        views: Views of a picture that are averaged at prediction (test-time augmentation): 1, 2 or 6; see
+        sizes: Picture sizes to train on, as shares of the full size, each for the same number of steps (progressive
+            resizing; Howard, 2018): smaller pictures are faster. (1.0,) means the full size throughout, which the
+            baseline needs.
+        views: How many views of a picture are averaged at prediction (test-time augmentation): 1, 2 or 6; see
             `predict_probabilities`.
         validation_fraction: Share of the training data that is held out for validation.
     """
@@ -54,7 +54,7 @@ class Recipe:
     validation_fraction: float = 0.2
 
     def __post_init__(self):
-        object.__setattr__(self, "sizes", tuple(self.sizes))  # a list, as JSON has it, is as good
+        object.__setattr__(self, "sizes", tuple(self.sizes))  # JSON gives a list
         check_name(self.name)
         check_augmentation(self.augmentation)
         for field, valid, bound in (
@@ -62,7 +62,7 @@ class Recipe:
             ("hard_fraction", 0 < self.hard_fraction <= 1, "above 0 and at most 1"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
             ("optimizer", self.optimizer in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}"),
-            # Muon scales kernels, and only batch normalisation makes a network indifferent to that.
+            # Muon rescales kernels, which does no harm only if batch normalisation follows.
             ("optimizer", (self.optimizer, self.architecture) != ("muon", "baseline"), "adam for the baseline network"),
             ("learning_rate", 0 < self.learning_rate < math.inf, "above 0 and finite"),
             ("schedule", self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
@@ -76,19 +76,19 @@ class Recipe:
                 raise ValueError(f"{field} must be {bound}. Received: {field}={getattr(self, field)}")
 
     def steps(self, pictures: int) -> list[int]:
-        """Training steps of each epoch on so many training pictures."""
+        """Number of steps in each epoch, given the number of training pictures."""
         counts = [pictures] + [max(1, round(self.hard_fraction * pictures))] * (self.epochs - 1)
         return [-(-count // min(self.batch_size, pictures)) for count in counts]
 
 
 def check_name(name: str) -> None:
-    """Raise `ValueError` for a name that cannot be part of a file name everywhere.
+    """Raise `ValueError` for a name that is not safe in file names on every system.
 
     Example:
         >>> check_name("first-try.2")
     """
     if not re.fullmatch(r"[\w.-]+", name):
-        raise ValueError(f"A name is made of letters, digits, '-', '_' and '.'. Received: name={name!r}")
+        raise ValueError(f"A name must consist of letters, digits, '-', '_' and '.'. Received: name={name!r}")
 
 
 _FAST = Recipe(
@@ -126,10 +126,10 @@ RECIPES = {
 
 
 def get_recipe(recipe: str | Recipe, **settings) -> Recipe:
-    """A recipe by name, with some of its settings replaced; a setting of None leaves it as it is.
+    """A recipe by name, with some of its settings replaced; a setting given as None is not changed.
 
     Raises:
-        ValueError: There is no such recipe or setting, or a value is out of range.
+        ValueError: The recipe or a setting is unknown, or a value is out of range.
 
     Example:
         >>> get_recipe("baseline", epochs=5, batch_size=None).batch_size
@@ -141,5 +141,6 @@ def get_recipe(recipe: str | Recipe, **settings) -> Recipe:
         recipe = RECIPES[recipe]
     chosen = {name: value for name, value in settings.items() if value is not None}
     if unknown := set(chosen) - set(asdict(recipe)):
-        raise ValueError(f"A recipe has no {', '.join(sorted(unknown))}; it has {', '.join(asdict(recipe))}.")
+        known = ", ".join(asdict(recipe))
+        raise ValueError(f"Unknown recipe setting {', '.join(sorted(unknown))}: a recipe has {known}.")
     return replace(recipe, **chosen)

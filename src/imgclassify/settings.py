@@ -1,6 +1,6 @@
-"""Settings: the environment variables, and the folders that they decide.
+"""Settings: the environment variables, and the folders that depend on them.
 
-The only module that reads environment variables of this project:
+This is the only module that reads the project's environment variables:
 
 | variable | meaning |
 |---|---|
@@ -54,7 +54,7 @@ def artifacts_dir() -> Path:
     """Folder that models, runs and figures are written to. Not created.
 
     The first of these: `IMGCLASSIFY_ARTIFACTS_DIR`; in short mode, a temporary folder of this process;
-    `artifacts/` of the project found upward from the working folder, or around the installed source tree;
+    `artifacts/` of the project that contains the working folder, or else the installed source tree;
     the user's data folder.
     """
     if chosen := setting("ARTIFACTS_DIR"):
@@ -69,7 +69,7 @@ def artifacts_dir() -> Path:
 
 
 def model_dirs() -> list[Path]:
-    """Folders searched for trained models, in this order: `artifacts_dir()`, then that of the shipped models."""
+    """Folders searched for trained models, in this order: `artifacts_dir()`, then the folder of the shipped models."""
     folders = [artifacts_dir()]
     shipped = shipped_dir()
     if shipped is not None and shipped.resolve() != folders[0].resolve():
@@ -78,14 +78,14 @@ def model_dirs() -> list[Path]:
 
 
 def shipped_dir() -> Path | None:
-    """Folder of the models that come with the project: the source tree's, or the wheel's; None if neither is there."""
+    """Folder of the models that come with the project: the source tree's, or the wheel's; None if there is neither."""
     project = _project_artifacts()
     in_wheel = PACKAGE / "shipped"  # a copy; see setup.py
     return in_wheel if project is None and in_wheel.is_dir() else project
 
 
 def _project_artifacts() -> Path | None:
-    """`artifacts/` of the project found upward from the working folder, else of the source tree."""
+    """`artifacts/` of the project that contains the working folder, or else the source tree; None outside a project."""
     for start in (Path.cwd(), PACKAGE):
         for folder in (start, *start.parents):
             if (folder / "artifacts").is_dir() and (folder / "src" / "imgclassify").is_dir():

@@ -1,4 +1,4 @@
-"""`make bench`: side by side with plain Keras and PyTorch; writes artifacts/benchmarks.json and docs/speed.md's table.
+"""`make bench`: compares with plain Keras and PyTorch; writes artifacts/benchmarks.json and docs/speed.md's table.
 
 The rivals run in processes of their own (see rivals.py) and take turns, task by task, so that whatever slows the
 machine down slows all of them. Nothing else should run meanwhile. Takes nine to twelve minutes on two cores.
@@ -173,7 +173,7 @@ def table(result: dict) -> str:
 def main() -> None:
     data = load_dataset("cifar10", offline=True)
     with_torch = importlib.util.find_spec("torch") is not None
-    print("PyTorch takes part." if with_torch else "PyTorch is not installed, and left out.", flush=True)
+    print("PyTorch is included." if with_torch else "PyTorch is not installed, so it is left out.", flush=True)
     os.environ.pop("IMGCLASSIFY_ARTIFACTS_DIR", None)  # the shipped models are measured
     recipes = {read_manifest(path).recipe.name for path in list_models()}
     models = ["baseline", *sorted(recipes & {"best"})]

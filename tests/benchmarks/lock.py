@@ -2,7 +2,7 @@
 
 It holds the exact version of every installed package that `pip install -e ".[notebooks]"` asks for, directly or
 through another package. Nothing is looked up on a network: names, requirements and versions are read from the packages
-that are installed beside this Python. Requirements that do not apply to this Python and platform are left out.
+that are installed for this Python. Requirements that do not apply to this Python and platform are left out.
 """
 
 import platform
@@ -19,7 +19,7 @@ def locked() -> dict[str, str]:
     """Version of each package that the project with its extra needs, without the project itself.
 
     Raises:
-        SystemExit: A package that is needed is not installed, or not in a version that is asked for.
+        SystemExit: A required package is not installed, or not in a required version.
     """
     versions: dict[str, str] = {}
     seen, waiting = set(), [(PROJECT, ""), (PROJECT, EXTRA)]  # a package without extras, and each of its extras

@@ -1,8 +1,9 @@
-"""`make reproduce`: trains anew what is shipped, and the other seeds that its accuracies are means over.
+"""`make reproduce`: trains the shipped models again, and the other seeds for their mean accuracies.
 
-`python reproduce.py [NAME:SEED ...]` trains these only, where NAME is a recipe or "keras", the baseline by plain
-Keras. Every training enters artifacts/accuracies.json with one reading of the test data; seed 0 of a recipe becomes
-the model that `load_model` finds ("fast" is not committed). All together take about two hours on two cores.
+`python reproduce.py [NAME:SEED ...]` trains only these, where NAME is a recipe or "keras", the baseline trained by
+plain Keras. Every training is recorded in artifacts/accuracies.json with one measurement on the test data; seed 0 of a
+recipe becomes the model that `load_model` finds ("fast" is not committed). Together they take about two hours on two
+cores.
 """
 
 import json
@@ -38,7 +39,7 @@ KEPT = (
 
 
 def plain_keras(data: Dataset, seed: int) -> dict:
-    """The baseline by `model.fit` and nothing of ours but the network's layers and the split."""
+    """The baseline trained by `model.fit`; only the network's layers and the split are ours."""
     recipe, keras = RECIPES["baseline"], backend.keras()
     keras.utils.set_random_seed(seed)
     rows, val_rows = data.validation_split(recipe.validation_fraction, seed)

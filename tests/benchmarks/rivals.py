@@ -1,8 +1,8 @@
 """One rival of the benchmark, in a process of its own: `python rivals.py NAME`.
 
-It prints the tasks that it knows and its versions as one line of JSON, and then answers each line of input, which
-names a task, by the seconds that the task took, a list. So the rivals take turns on an otherwise idle machine, and
-none is handicapped by the settings of another.
+It prints its tasks and versions as one line of JSON. Each line of input then names a task, and the answer is a list of
+the seconds that the task took. So the rivals take turns on an otherwise idle machine, and none is handicapped by the
+settings of another.
 """
 
 import json
@@ -16,6 +16,7 @@ import numpy as np
 
 from imgclassify.data.batches import Batches
 from imgclassify.data.loading import load_dataset
+from imgclassify.progress import Progress
 
 PICTURES, BATCH = 40_000, 64  # of an epoch of the baseline
 SINGLES = 200  # pictures predicted one by one
@@ -77,7 +78,7 @@ def ours(precision: str):
 
 
 def steps_of_fast(data, _models) -> dict:
-    """All training steps of the recipe fast, reckoned from a few, as many at each size of its pictures."""
+    """All training steps of the recipe fast, estimated from a few, the same number at each size of its pictures."""
     from imgclassify import backend
     from imgclassify.models.networks import build_model
     from imgclassify.recipes import RECIPES
@@ -107,7 +108,7 @@ def predictions(data, models: list[str]) -> dict:
     model = load_model(models[0])
 
     def growth() -> list[float]:
-        """Mebibytes that the process grows by over 10,000 predictions of single pictures."""
+        """Growth of the process, in MiB, over 10,000 predictions of single pictures."""
         for i in range(1000):
             predict_image(model, data.x_test[i])
         before = resident()
@@ -159,7 +160,7 @@ def torch_eager(data, models: list[str]) -> dict:
 
 
 def _airbench(nn):
-    from imgclassify.models import AIRBENCH_BLOCKS
+    from imgclassify.models.networks import AIRBENCH_BLOCKS
 
     class Block(nn.Module):
         def __init__(self, channels: int, filters: int, convolutions: int):
@@ -193,7 +194,7 @@ RIVALS = {
 }
 
 if __name__ == "__main__":
-    tasks = RIVALS[sys.argv[1]](load_dataset("cifar10", show_progress=False), sys.argv[2:])
+    tasks = RIVALS[sys.argv[1]](load_dataset("cifar10", progress=Progress(enabled=False)), sys.argv[2:])
     versions = {name: module.__version__ for name in ("torch",) if (module := sys.modules.get(name))}
     print(json.dumps({"tasks": list(tasks), "versions": versions}), flush=True)
     for line in sys.stdin:

@@ -32,7 +32,7 @@ _IDLE = """() => {
 
 @pytest.fixture(scope="module")
 def playwright() -> Iterator:
-    """Playwright, for one module: while it is open, other tests could run no event loop of their own."""
+    """Playwright, for one module: while it is open, other tests cannot run their own event loop."""
     missing = 'no browser tests: playwright is not installed (pip install -e ".[test]")'
     api = pytest.importorskip("playwright.sync_api", reason=missing)
     with api.sync_playwright() as running:
@@ -91,7 +91,7 @@ def _kernel_environment(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def free_port() -> Callable[[], int]:
-    """`free_port()` is a port of this machine on which nobody listens."""
+    """`free_port()` is an unused port of this machine."""
     return _free_port
 
 
@@ -182,7 +182,7 @@ def open_notebook(jupyterlab) -> Callable:
 
 @pytest.fixture(scope="session")
 def run_all() -> Callable:
-    """`run_all(page)` runs all cells of the open notebook to their end, and finds none that failed."""
+    """`run_all(page)` runs all cells of the open notebook, and checks that none failed."""
 
     def run_all(page) -> None:
         page.evaluate("""() => {

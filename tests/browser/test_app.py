@@ -71,7 +71,7 @@ def test_make_app_listens_on_this_computer_only_and_bounds_what_it_is_sent(comma
 
 
 def test_the_app_is_reached_at_no_other_address_of_this_computer(app):
-    """All of 127.0.0.0/8 is this computer: who listens on every address would answer at 127.0.0.2 too."""
+    """All of 127.0.0.0/8 is this computer: a server that listens on every address would answer at 127.0.0.2 too."""
     socket.create_connection(("127.0.0.1", app.port), timeout=10).close()
     with pytest.raises(OSError, match=r"refused|assign"):
         socket.create_connection(("127.0.0.2", app.port), timeout=10)
@@ -123,11 +123,11 @@ def test_the_camera_classifies(page, screenshot):
 
 
 def test_a_computer_without_a_camera_is_told_so(chromium, app, screenshot):
-    """Nothing is made up here: this Chromium has no camera, or nobody is there to allow it."""
+    """No fake camera here: this Chromium has no camera, or nobody allows its use."""
     page = chromium.new_page(viewport={"width": 1280, "height": 1250})
     page.goto(app.url, timeout=SLOW)
     page.get_by_role("button", name="Start camera").click(timeout=SLOW)
-    page.get_by_text(re.compile("No camera was found|The camera was refused")).wait_for(timeout=SLOW)
+    page.get_by_text(re.compile("No camera was found|Access to the camera was denied")).wait_for(timeout=SLOW)
     screenshot(page, "app_no_camera_1280")
     page.close()
 

@@ -7,7 +7,7 @@ pytestmark = pytest.mark.browser_full
 SLOW = 180_000  # milliseconds
 THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
 WIDTHS = (1280, 800, 390)
-CONTRAST = 4.5  # to one, as WCAG 2 asks of text
+CONTRAST = 4.5  # to one, as WCAG 2 requires for text
 
 CELLS = {
     "upload": """
@@ -38,7 +38,7 @@ CameraClassifier(model)""",
     "table": "compare_runs()",
 }
 
-# Of each text that is shown in an element: its contrast with what is behind it.
+# For each text that is shown: its contrast with its background.
 CONTRASTS = """(root) => {
   const canvas = Object.assign(document.createElement("canvas"), { width: 1, height: 1 });
   const pen = canvas.getContext("2d", { willReadFrequently: true });
@@ -130,7 +130,7 @@ def test_every_text_is_readable_and_nothing_is_cut_off(shown, screenshot, name):
     assert root.evaluate(CUT_OFF) == []
 
 
-# What has the focus, whether that shows, and a name for it; it is marked as reached.
+# The element with the focus, whether the focus is visible, and a name for it; it is marked as reached.
 FOCUS = """() => {
   const element = document.activeElement, style = getComputedStyle(element);
   element.dataset.reached = "yes";

@@ -88,7 +88,7 @@ def box(page):
 
 
 def test_nothing_is_sent_before_a_button_is_pressed(box):
-    assert box.root.get_by_text("It knows only: airplane, automobile,").is_visible()
+    assert box.root.get_by_text("It knows only these classes: airplane, automobile,").is_visible()
     before = box.answers()
     box.start()
     sent = box.page.evaluate("() => window.sent")
@@ -189,13 +189,13 @@ def test_a_hidden_page_gives_the_camera_back(box):
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
-        ("NotAllowedError", "The camera was refused"),
+        ("NotAllowedError", "Access to the camera was denied"),
         ("NotFoundError", "No camera was found"),
         ("NotReadableError", "The camera is busy"),
         ("AbortError", "The camera cannot be used (made up)"),
     ],
 )
-def test_each_reason_to_have_no_camera_is_said_in_words(box, screenshot, error, sentence):
+def test_each_reason_to_have_no_camera_is_explained(box, screenshot, error, sentence):
     refuse = "name => { window.camera = async () => { throw new DOMException('made up', name); }; }"
     box.page.evaluate(refuse, error)
     box.press("Start camera")
@@ -205,7 +205,7 @@ def test_each_reason_to_have_no_camera_is_said_in_words(box, screenshot, error, 
     screenshot(box.page, f"07_{error}")
 
 
-def test_a_frame_that_cannot_be_used_gives_one_red_sentence_and_the_box_goes_on_working(box, screenshot):
+def test_a_frame_that_cannot_be_used_gives_one_red_sentence_and_the_box_keeps_working(box, screenshot):
     box.start()
     box.page.evaluate("""() => {
       const real = HTMLCanvasElement.prototype.toBlob;

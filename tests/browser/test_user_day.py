@@ -63,7 +63,7 @@ def test_the_same_file_can_be_uploaded_again(upload_page):
     upload_page.locator("figcaption", has_text="sky.png").wait_for(timeout=SLOW)
 
 
-def test_a_broken_file_gives_one_red_sentence_and_the_box_goes_on_working(upload_page, screenshot):
+def test_a_broken_file_gives_one_red_sentence_and_the_box_keeps_working(upload_page, screenshot):
     choose(upload_page, {"name": "broken.jpg", "mimeType": "image/jpeg", "buffer": b"\xff\xd8\xff\xe0 not really"})
     sentence = upload_page.get_by_text("broken.jpg is", exact=False).first
     sentence.wait_for(timeout=SLOW)
@@ -89,7 +89,7 @@ def test_several_files_are_classified_together_and_the_bad_one_is_named(upload_p
 
 
 @pytest.mark.browser_full
-def test_a_fifteen_megabyte_picture_goes_by_its_path(upload_page, tmp_path):
+def test_a_fifteen_megabyte_picture_is_opened_by_its_path(upload_page, tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (2300, 2300, 3), dtype=np.uint8)
     path = tmp_path / "large.png"
     Image.fromarray(noise).save(path)

@@ -1,4 +1,4 @@
-"""Files of CIFAR-10's forms, written and read independently of the package."""
+"""Files in CIFAR-10's formats, written and read independently of the package."""
 
 import hashlib
 import json
@@ -35,7 +35,7 @@ def read_straight(folder: Path):
 
 
 def make_archive(batches: Path, path: Path) -> str:
-    """Pack a batches folder as the CIFAR-10 archive is; returns the SHA-256."""
+    """Pack a batches folder like the CIFAR-10 archive; returns the SHA-256."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w:gz") as archive:
         archive.add(batches, "cifar-10-batches-py")

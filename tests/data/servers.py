@@ -1,4 +1,4 @@
-"""A server on this machine that fails in every way that servers fail, and the ways."""
+"""A server on this machine that can fail in every way that servers fail, and these ways."""
 
 import hashlib
 import http.server
@@ -132,7 +132,7 @@ def shorter_file(server, request, first):
     server.answer(request, 200, CONTENT[:5000], Content_Length=5000)
 
 
-# What a user meets, and in which words.
+# What a user can meet, and the words of the message.
 BAD_SERVERS = {
     "404": (status(404), "answered 404 Not Found"),
     "500": (status(500), "answered 500"),

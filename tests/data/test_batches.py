@@ -13,7 +13,7 @@ ALL = "flip+shift+cutout"
 
 
 def numbered(count: int, side: int = 4) -> np.ndarray:
-    """Pictures of which each shows its own number."""
+    """Pictures that each show their own number."""
     pictures = np.zeros((count, side, side, 3), np.uint8)
     pictures[..., 0], pictures[..., 1] = (part[:, None, None] for part in divmod(np.arange(count), 256))
     return pictures
@@ -113,7 +113,7 @@ def test_among_keeps_the_order_of_the_epoch():
 
 @settings(max_examples=80, deadline=None, derandomize=True)
 @given(data=st.data(), count=st.integers(1, 60), batch_size=st.integers(1, 70), epoch=st.integers(0, 9))
-def test_an_order_is_whole_batches_of_evenly_many_of_each_picture(data, count, batch_size, epoch):
+def test_an_order_is_whole_batches_with_each_picture_equally_often(data, count, batch_size, epoch):
     batches = made(count, batch_size)
     among = data.draw(st.none() | st.lists(st.integers(0, count - 1), min_size=1, unique=True))
     order = batches.order(epoch, None if among is None else np.array(among))
@@ -163,7 +163,7 @@ def test_orders_and_variations_differ_from_epoch_to_epoch_and_from_seed_to_seed(
             assert not np.array_equal(part[order], another[other_order])
 
 
-def test_variations_are_the_same_for_a_picture_wherever_in_the_order_it_stands():
+def test_variations_are_the_same_for_a_picture_wherever_in_the_order_it_is():
     batches, backwards = made(48), np.arange(48, dtype=np.int32)[::-1]
     among = np.arange(0, 48, 5)
     expected = whole(batches, 2)
@@ -269,12 +269,12 @@ def test_pictures_may_be_in_a_file_and_read_only(tmp_path, kind):
     assert_equal(epoch, whole(in_memory, 1))
     chunk = batches.chunk(1, batches.order(1), 0)
     assert not isinstance(chunk.pictures, np.memmap)
-    chunk.pictures[:] = 0  # in memory, the reader's own
+    chunk.pictures[:] = 0  # the reader's own copy, in memory
     np.testing.assert_array_equal(pictures, numbered(50))
 
 
 class Counted:
-    """Pictures that note which rows were read, as one would write for a store of one's own."""
+    """Pictures that record which rows were read, like a store that a user might write."""
 
     def __init__(self, pictures: np.ndarray):
         self.pictures, self.shape, self.rows = pictures, pictures.shape, []

@@ -152,7 +152,7 @@ def test_fetch_replaces_an_earlier_file_only_by_the_right_one(serve, destination
 
 @pytest.fixture
 def planned(serve):
-    """A server and its plan: in pieces of which sizes it sends, and after how many more bytes it breaks off."""
+    """A server and its plan: the sizes of the pieces that it sends, and after how many more bytes it breaks off."""
     plan = SimpleNamespace(pieces=[], breaks=[], honours_range=True)
 
     def follow(server, request, first):
@@ -206,7 +206,7 @@ FAILURES = {
     "cut": (cut, "broke off"),
     "cut without length": (cut_without_length, "broke off after 100,000 of 300,000 bytes"),
     "cut in a chunk": (cut_chunked, "broke off"),
-    "another range": (another_range, "answered with another range than asked for"),
+    "another range": (another_range, "answered with a range that was not requested"),
     "shorter file": (shorter_file, "offers 5,000 bytes, expected 300,000"),
     "always 416": (status(416), "answered 416"),
 }

@@ -55,7 +55,7 @@ def png(width, height, bits, rows: bytes) -> bytes:
 
 
 def bomb(width, height) -> bytes:
-    """A hundred bytes that say they are a picture of so many pixels."""
+    """A hundred bytes that claim to be a picture of this many pixels."""
     return png(width, height, bits=8, rows=b"\0" * 100)
 
 
@@ -305,7 +305,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("address", ["https://example.org/cat.jpg", "HTTP://example.org/a/b/cat.png?size=2"])
-def test_a_web_address_is_called_one_and_how_to_use_it_is_said(address):
+def test_a_web_address_is_named_as_one_with_the_remedy(address):
     with pytest.raises(ImageError, match="is a web address: save the picture as a file and give its path") as raised:
         decode_image(address)
     assert str(raised.value).startswith(address)
@@ -380,7 +380,7 @@ SIGNATURES = [b"", *(content[:count] for content in REAL_FILES.values() for coun
 
 
 def outcome(content: bytes) -> str:
-    """What becomes of a file: "decoded" or "refused"; anything else is an error."""
+    """What happens to a file: "decoded" or "refused"; anything else is an error."""
     try:
         image = decode_image(content, name="some.bin")
     except ImageError as error:
@@ -439,7 +439,7 @@ def test_a_bomb_opened_by_the_caller_is_refused_before_it_is_decoded():
 
 
 class Endless:
-    """A file without end that notes how much of it was read."""
+    """An endless file that records how much of it was read."""
 
     name = "endless.png"
 
@@ -457,7 +457,7 @@ def test_a_file_above_the_cap_is_refused_unread(tmp_path):
     with path.open("wb") as file:
         file.write(bomb(100, 100))
     os.truncate(path, images.MAX_BYTES + 1)  # takes no space on disk
-    with pytest.raises(ImageError, match=r"big\.png has more than the 200 MB"):
+    with pytest.raises(ImageError, match=r"big\.png is too large: at most 200 MB"):
         decode_image(path)
     assert peak_memory("decode_image", path) < 20_000_000
 
@@ -466,10 +466,10 @@ def test_bytes_and_open_files_above_the_cap_are_refused(monkeypatch):
     content = encode(Image.fromarray(noise()), "PNG")
     monkeypatch.setattr(images, "MAX_BYTES", len(content) - 1)
     for picture in (content, io.BytesIO(content)):
-        with pytest.raises(ImageError, match=r"has more than the .* MB"):
+        with pytest.raises(ImageError, match=r"is too large: at most .* MB"):
             decode_image(picture)
     endless = Endless()
-    with pytest.raises(ImageError, match=r"endless\.png has more than the .* MB"):
+    with pytest.raises(ImageError, match=r"endless\.png is too large: at most .* MB"):
         decode_image(endless)
     assert endless.read_bytes == len(content)
 
@@ -556,7 +556,7 @@ print(resident("VmHWM") - before)
 
 
 def peak_memory(call: str, path: Path) -> int:
-    """By how many bytes a process of its own grows at most while it decodes, or decodes and prepares, a picture."""
+    """The peak growth, in bytes, of a separate process that decodes, or decodes and prepares, a picture."""
     if not Path("/proc/self/status").exists():
         pytest.skip("the peak of a process's memory is only known on Linux")
     command = [sys.executable, "-c", MEASURE.replace("{call}", call), str(path)]
@@ -633,7 +633,7 @@ def test_the_central_square_is_kept(size):
     square = prepare_image(image)
     assert square.shape == (32, 32, 3)
     assert (square[4:-4, 4:-4] == (0, 255, 0)).all()
-    assert square[..., 0].max() < 40  # no red but for ringing at the very edge
+    assert square[..., 0].max() < 40  # no red, except for ringing at the very edge
 
 
 def test_shrinking_averages_fine_stripes_to_grey():

@@ -28,7 +28,7 @@ def assert_fell_back(loaded, folder: Path):
 def test_auto_takes_the_digits_and_says_so_if_there_is_nothing_else(tmp_path):
     loaded = load_dataset("auto")
     assert_fell_back(loaded, tmp_path / "cache")
-    assert "not the network, as asked" in loaded.notice
+    assert "the network (not used: offline)" in loaded.notice
 
 
 @pytest.mark.parametrize(("behaviour", "words"), BAD_SERVERS.values(), ids=BAD_SERVERS)

@@ -11,7 +11,7 @@ COLOURS = ("red", "green", "blue")
 
 
 def three_colours(views: int = 1, strength: float = 8, size: int = 1) -> Classifier:
-    """A classifier whose logits are the mean colour of a picture, so many times."""
+    """A classifier whose logits are the mean colour of a picture, times `strength`."""
     keras = backend.keras()
     layers = keras.layers
     network = keras.Sequential(
@@ -23,7 +23,7 @@ def three_colours(views: int = 1, strength: float = 8, size: int = 1) -> Classif
 
 
 def pictures_right_as_often_as(temperatures):
-    """Pictures, and labels drawn by the mean of the probabilities at these temperatures."""
+    """Pictures, and labels drawn with the mean of the probabilities at these temperatures."""
     random = np.random.default_rng(0)
     x = random.random((20_000, 1, 1, 3)).astype(np.float32)
     odds = np.mean([softmax(8 * x[:, 0, 0] / each, axis=1) for each in temperatures], axis=0)
@@ -136,7 +136,7 @@ def test_both_temperatures_are_the_same_if_one_is_enough():
 def test_a_model_is_calibrated_only_once():
     classifier, (x, labels) = three_colours(), pictures_right_as_often_as((2,))
     calibrated = calibrate(classifier, x, labels).classifier
-    with pytest.raises(ValueError, match="calibrated already"):
+    with pytest.raises(ValueError, match="already calibrated"):
         calibrate(calibrated, x, labels)
 
 

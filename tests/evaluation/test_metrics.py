@@ -184,8 +184,8 @@ def test_each_picture_is_predicted_once_whatever_is_asked_of_the_evaluation():
 
 
 @pytest.mark.parametrize(("x", "y"), [(5, 4), (0, 0), (4, 5)])
-def test_pictures_and_labels_must_be_equally_many_and_some(x, y):
-    with pytest.raises(ValueError, match=rf"equally many and at least one\. Received: {x} and {y}"):
+def test_there_must_be_one_label_per_picture_and_at_least_one_picture(x, y):
+    with pytest.raises(ValueError, match=rf"Received: {x} pictures and {y} labels"):
         evaluate_model(ReadsThePixels(), PICTURES[:x], LABELS[:y], class_names=NAMES)
 
 
@@ -200,11 +200,11 @@ def test_labels_of_another_form_are_refused():
         evaluate_model(ReadsThePixels(), PICTURES, np.zeros((5, 2, 2)), class_names=NAMES)
 
 
-# --- how well confidence means what it says ----------------------------------------------------------
+# --- how well confidence agrees with accuracy ----------------------------------------------------------
 
 
 def made_up(confidence: list[float], correct: list[bool]) -> Evaluation:
-    """Predictions of class 0 of two with these confidences (above one half), right or wrong as said."""
+    """Predictions of class 0 of two with these confidences (above one half), right or wrong as given."""
     first = np.array(confidence, np.float32)
     return Evaluation(np.stack([first, 1 - first], axis=1), np.where(correct, 0, 1), ("a", "b"))
 

@@ -29,7 +29,7 @@ class Traced:
 
 
 def plain_keras(**options):
-    """A plain Keras model of few weights."""
+    """A plain Keras model with few weights."""
     keras = backend.keras()
     inputs = keras.layers.Input((32, 32, 3))
     outputs = keras.layers.Dense(3, activation="softmax")(keras.layers.GlobalAveragePooling2D()(inputs))
@@ -166,7 +166,7 @@ def test_a_listener_hears_of_every_batch_if_there_are_several(count, batches):
 
 
 def moved(pictures, by: int):
-    """Down and to the right by so many pixels, or up and to the left; the border is reflected."""
+    """Pictures moved down and to the right by this many pixels, or up and to the left; the border is reflected."""
     side = pictures.shape[1]
     seen = [abs(at) if at < side else 2 * (side - 1) - at for at in np.arange(side) - by]
     return pictures[:, seen][:, :, seen]

@@ -16,7 +16,7 @@ from imgclassify.training.loop import Loop
 
 BASELINE = Recipe("small-baseline", epochs=3, batch_size=16)
 AIRBENCH = Recipe("small", architecture="airbench", epochs=4, batch_size=16, optimizer="muon", learning_rate=0.1)
-ALL_PARTS = replace(  # 4, 2 and 2 steps: the sizes change in the midst of the first and of the second epoch
+ALL_PARTS = replace(  # 4, 2 and 2 steps: the sizes change in the middle of the first and of the second epoch
     AIRBENCH,
     epochs=3,
     schedule="linear",
@@ -28,7 +28,7 @@ ALL_PARTS = replace(  # 4, 2 and 2 steps: the sizes change in the midst of the f
 
 
 class Witness(Batches):
-    """Batches that note which were drawn; they give out two steps at a time."""
+    """Batches that record what was drawn; they hand out two steps at a time."""
 
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, **options)
@@ -59,13 +59,13 @@ def finish(loop: Loop, recipe: Recipe) -> Loop:
 
 
 def same(one: list[np.ndarray], other: list[np.ndarray]) -> bool:
-    """Whether arrays are alike bit by bit."""
+    """Whether arrays are equal bit by bit."""
     return len(one) == len(other) and all(a.tobytes() == b.tobytes() for a, b in zip(one, other, strict=True))
 
 
 @pytest.fixture
 def step_by_step(monkeypatch):
-    """The compiled loop comes back after every step."""
+    """The compiled loop returns after every step."""
     monkeypatch.setattr(loop_module, "_CHUNK_SECONDS", 0.0)
 
 
@@ -78,7 +78,7 @@ def test_each_size_has_an_equal_number_of_steps(tiny, sides):
     assert [loop.size_at(epoch, 0) for epoch in range(len(sides))] == [((side, side), 4) for side in sides]
 
 
-def test_sizes_may_change_in_the_midst_of_an_epoch(tiny):
+def test_sizes_may_change_in_the_middle_of_an_epoch(tiny):
     loop = loop_on(tiny, replace(AIRBENCH, sizes=(5 / 8, 6 / 8, 7 / 8, 1), epochs=3))  # 12 steps, 3 of each size
     seen = []
     for epoch in range(3):
@@ -95,7 +95,7 @@ def test_pictures_of_one_size_have_it_throughout(tiny):
     assert loop_on(tiny, AIRBENCH).size_at(3, 2) == ((32, 32), 4)
 
 
-def test_sizes_go_by_the_steps_where_epochs_are_not_alike(tiny):
+def test_sizes_depend_on_steps_if_epochs_differ_in_length(tiny):
     recipe = replace(AIRBENCH, sizes=(5 / 8, 6 / 8, 7 / 8, 1), hard_fraction=0.5, epochs=5)  # 4, 2, 2, 2 and 2 steps
     loop = loop_on(tiny, recipe)
     assert [loop.size_at(0, 0), loop.size_at(1, 0), loop.size_at(4, 1)] == [((20, 20), 3), ((24, 24), 2), ((32, 32), 2)]
@@ -103,7 +103,7 @@ def test_sizes_go_by_the_steps_where_epochs_are_not_alike(tiny):
     assert loop.work_done(1) == pytest.approx(np.interp(4 / 12, np.arange(5) / 4, [0, *np.cumsum(areas)]) / areas.sum())
 
 
-def test_a_steps_work_goes_by_the_area_of_its_pictures(tiny):
+def test_the_work_of_a_step_is_the_area_of_its_pictures(tiny):
     loop = loop_on(tiny, replace(AIRBENCH, sizes=(5 / 8, 6 / 8, 7 / 8, 1)))
     areas = np.array([25, 36, 49, 64])
     done = [loop.work_done(epochs) for epochs in (0, 1, 2, 3, 4)]
@@ -112,12 +112,12 @@ def test_a_steps_work_goes_by_the_area_of_its_pictures(tiny):
 
 
 @pytest.mark.usefixtures("step_by_step")
-def test_long_epochs_come_back_in_between(tiny):
+def test_long_epochs_yield_several_times(tiny):
     shares = list(loop_on(tiny, replace(BASELINE, batch_size=8)).run_epoch(0))
     assert shares == pytest.approx([i / 8 for i in range(1, 9)])
 
 
-def test_short_epochs_come_back_once(tiny):
+def test_short_epochs_yield_once(tiny):
     assert list(loop_on(tiny, BASELINE).run_epoch(0)) == [1.0]
 
 
@@ -278,7 +278,7 @@ def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(tiny, uninter
     next(epoch := stopped.run_epoch(1))
     state = pickle.loads(pickle.dumps(stopped.state()))  # as if it had gone through a file
     assert (state["epoch"], state["step"]) == (1, 1)
-    assert state["step"] < len(state["order"]) // recipe.batch_size  # in the midst of the epoch
+    assert state["step"] < len(state["order"]) // recipe.batch_size  # in the middle of the epoch
     list(epoch)
 
     fresh = loop_on(tiny, recipe, precision, seed=1)  # other weights and another dropout, if they were not restored
@@ -322,7 +322,7 @@ def test_a_state_stays_as_it_was_when_the_loop_goes_on(tiny):
 
 
 @pytest.mark.parametrize("epochs", [0, 1, 3])
-def test_a_state_between_epochs_can_be_gone_on_from(tiny, uninterrupted, epochs):
+def test_a_training_can_continue_from_a_state_between_epochs(tiny, uninterrupted, epochs):
     stopped = loop_on(tiny, BASELINE)
     for epoch in range(epochs):
         list(stopped.run_epoch(epoch))

@@ -15,7 +15,7 @@ from imgclassify.recipes import Recipe, get_recipe
 from imgclassify.runs.manifest import Manifest
 from imgclassify.runs.records import list_runs, start_run
 from imgclassify.settings import artifacts_dir
-from imgclassify.training.loop import Loop
+from imgclassify.training.loop import DivergedError, Loop
 from imgclassify.training.publish import train_or_load_model
 from imgclassify.training.train import train_model, train_variants
 
@@ -197,13 +197,13 @@ def test_a_saved_run_holds_no_optimizer_state(tiny_run):
     assert (tiny_run.folder / "model.keras").stat().st_size < 4 * network.count_params() * 1.2
 
 
-def test_a_training_that_diverged_is_kept_with_its_record(tiny, quick):
-    with np.errstate(all="ignore"):
-        _, history = train_model("baseline", tiny, learning_rate=1e30, **quick)
-    assert not np.isfinite(history["loss"][-1])
+def test_a_training_that_diverges_ends_at_once_says_so_and_is_not_published(tiny, quick):
+    with pytest.raises(DivergedError, match=r"no longer finite at step \d+ of epoch 1.* smaller learning rate than 1e\+30"):
+        train_or_load_model("baseline", tiny, learning_rate=1e30, **quick)
     manifest = the_run()
-    assert manifest.status == "complete"
-    assert load_model(manifest.run).manifest.temperatures == ()
+    assert manifest.status == "failed"
+    assert manifest.history["loss"] == []
+    assert not list(artifacts_dir().glob("*.keras"))
 
 
 def test_in_short_mode_three_epochs_are_trained_whatever_was_asked_for(tiny, quiet, monkeypatch):
@@ -275,7 +275,7 @@ def misleading(tiny):
 
 
 class StopAtCall(threading.Event):
-    """An event that turns up set, or raises, when it is asked for the n-th time: in the midst of an epoch."""
+    """An event that is set, or raises, when it is checked for the n-th time: in the middle of an epoch."""
 
     def __init__(self, call: int, error: type[BaseException] | None = None):
         super().__init__()
@@ -321,7 +321,7 @@ def test_an_interrupted_training_keeps_the_best_weights_and_publishes_nothing(mi
     )
     best = max(history["val_accuracy"])
     assert len(history["loss"]) == 8
-    assert history["val_accuracy"][-1] < best  # or the test would say nothing
+    assert history["val_accuracy"][-1] < best  # or the test would prove nothing
     manifest = the_run()
     assert manifest.status == model.manifest.status == "interrupted"
     assert manifest.history == history
@@ -336,7 +336,7 @@ def test_an_interrupted_training_keeps_the_best_weights_and_publishes_nothing(mi
     assert f"{said} {manifest.run}." in capsys.readouterr().err
 
 
-def test_ctrl_c_amid_the_second_epoch_keeps_the_first_and_the_published_file(tiny, tiny_model, capsys):
+def test_ctrl_c_in_the_second_epoch_keeps_the_first_and_the_published_file(tiny, tiny_model, capsys):
     published = artifacts_dir() / "tiny_model.keras"
     tiny_model.save(published)
     before = published.read_bytes()
@@ -350,7 +350,7 @@ def test_ctrl_c_amid_the_second_epoch_keeps_the_first_and_the_published_file(tin
     assert "Stopped after 1 of 3 epochs; the weights of epoch 1" in capsys.readouterr().err
 
 
-def test_a_stop_amid_the_first_epoch_keeps_what_there_is_and_says_so(tiny, capsys):
+def test_a_stop_in_the_first_epoch_keeps_what_there_is_and_says_so(tiny, capsys):
     model, history = train_model("baseline", tiny, epochs=3, batch_size=16, stop=StopAtCall(1))
     assert history == {"loss": [], "accuracy": [], "val_loss": [], "val_accuracy": []}
     assert model.manifest.status == "interrupted"
@@ -358,7 +358,7 @@ def test_a_stop_amid_the_first_epoch_keeps_what_there_is_and_says_so(tiny, capsy
     assert loaded.manifest.metrics == {}  # nothing was measured yet
     for one, other in zip(loaded.network.get_weights(), model.network.get_weights(), strict=True):
         assert np.array_equal(one, other)
-    assert "Stopped after 0 of 3 epochs; the weights as they stood" in capsys.readouterr().err
+    assert "Stopped after 0 of 3 epochs; the weights from within the first epoch are kept" in capsys.readouterr().err
 
 
 def test_while_a_training_runs_its_manifest_says_so_with_the_history_so_far(tiny, quick):
@@ -384,7 +384,7 @@ def test_a_failed_training_is_marked_failed_and_its_error_passed_on(tiny, quick)
     assert load_model(kept).manifest.metrics["val_accuracy"] == manifest.history["val_accuracy"][0]
 
 
-def test_a_batch_that_does_not_fit_into_memory_is_said_with_a_remedy(tiny, quick, monkeypatch):
+def test_a_batch_that_does_not_fit_into_memory_is_reported_with_a_remedy(tiny, quick, monkeypatch):
     exhausted = backend.tensorflow().errors.ResourceExhaustedError
 
     def run_epoch(*_):
@@ -413,7 +413,7 @@ def test_an_interrupt_between_training_and_calibration_loses_no_weights(tiny, qu
 
 
 def test_variants_are_trained_with_every_seed_and_their_records_returned_by_label(tiny, quick):
-    variants = {"as it is": {}, "large batches": {"batch_size": 48}}  # in place of what is asked for all of them
+    variants = {"as it is": {}, "large batches": {"batch_size": 48}}  # overrides the setting for all variants
     manifests = train_variants("baseline", tiny, variants, seeds=(3, 4), **quick)
     assert list(manifests) == ["as it is", "large batches"]
     assert [(each.seed, each.recipe.batch_size) for each in manifests["as it is"]] == [(3, 16), (4, 16)]

@@ -68,7 +68,7 @@ def test_listeners_get_copies_of_the_history_after_every_epoch(quiet):
     )
 
 
-def test_each_epoch_is_a_line_and_its_batches_are_passing_ones(clock):
+def test_each_epoch_is_a_line_and_its_batches_are_temporary_lines(clock):
     lines = Lines()
     watch = Watch(20, lines)
     watch.on_epoch_begin(4)
@@ -79,7 +79,7 @@ def test_each_epoch_is_a_line_and_its_batches_are_passing_ones(clock):
     assert lines.logged == ["epoch  5/20  loss 1.000  accuracy 0.500  val_loss 1.500  val_accuracy 0.750  1.5 s"]
 
 
-def test_the_time_left_goes_by_the_work_done_since_the_first_steps(clock):
+def test_the_time_left_is_estimated_from_the_work_done_since_the_first_steps(clock):
     lines = Lines()
     watch = Watch(2, lines)
     watch.on_epoch_begin(0)

@@ -70,7 +70,7 @@ def texts(figure: Figure) -> str:
 # --- style -------------------------------------------------------------------------------------------
 
 
-def test_every_figure_stands_on_white_whatever_the_notebooks_figures_do(tiny, tiny_model, pictures, evaluation, a_run):
+def test_every_figure_is_on_white_whatever_the_notebooks_settings(tiny, tiny_model, pictures, evaluation, a_run):
     prediction = predict_image(tiny_model, tiny.x_test[0])
     with plt.rc_context({"figure.facecolor": "none"}):
         figures = {
@@ -275,7 +275,7 @@ def test_mean_images_are_the_means_of_their_classes(tiny):
         assert np.asarray(axes.images[0].get_array()) == pytest.approx(expected, abs=1 / 255)
 
 
-def test_pairs_stand_above_one_another(pictures):
+def test_pairs_are_drawn_one_above_the_other(pictures):
     pairs = [(pictures[0], pictures[1], "one"), (pictures[2], pictures[3], "two")]
     figure = drawn(v.plot_pairs(pairs, title="Twins"))
     assert [axes.get_title() for axes in figure.axes] == ["one", "two", "", ""]
@@ -351,7 +351,7 @@ def test_without_mistakes_there_is_no_figure_of_them(tiny, tiny_model):
 # --- predictions -------------------------------------------------------------------------------------
 
 
-def test_the_models_view_stands_beside_the_picture():
+def test_the_models_view_is_next_to_the_picture():
     photo = Image.new("RGB", (90, 60), "teal")
     left, right = drawn(v.plot_model_view(photo)).axes
     assert left.images[0].get_array().shape == (60, 90, 3)

@@ -38,7 +38,7 @@ def train(panel) -> None:
 
 
 def stop_when(panel, status: str) -> None:
-    """Press Stop as soon as the status begins so."""
+    """Press Stop as soon as the status begins with this."""
     panel.status.observe(lambda change: change["new"].startswith(status) and panel.stop.click(), names="value")
 
 
@@ -77,10 +77,10 @@ def test_the_controls_reach_the_training(panel):
         ("seed", -1, "from 0 to 4294967295"),
     ],
 )
-def test_nonsense_in_a_field_is_said_and_left_as_it_is(panel, field, value, bound):
+def test_nonsense_in_a_field_is_reported_and_left_as_it_is(panel, field, value, bound):
     control = getattr(panel, field)
     control.value = value
-    assert control.value == value  # no bounds that would change it unasked
+    assert control.value == value  # no bounds that would change it silently
     train(panel)
     assert ALERT in panel.message.value
     assert f"{field} must be {bound}. Received: {field}={value}" in panel.message.value
@@ -125,7 +125,7 @@ def test_the_number_of_a_stopped_training_is_explained(tiny):
     accuracies = panel.history["val_accuracy"]
     best = max(accuracies)
     assert len(accuracies) == 8
-    assert accuracies[-1] < best  # so that the number would be taken for another's
+    assert accuracies[-1] < best  # so that the number could be mistaken for that of the last epoch
     assert f"Stopped: validation accuracy {best:.2%}" in panel.status.value
     assert f"{best:.2%} (best epoch: {accuracies.index(best) + 1})" in panel.table.value
     assert "interrupted" in panel.table.value
@@ -166,7 +166,7 @@ def test_the_progress_is_shown_epoch_by_epoch(panel):
     assert any(re.search(r"epoch 2/2  loss \d", text) for text in seen)
 
 
-def test_an_error_in_the_training_is_shown_and_the_panel_goes_on(panel, monkeypatch):
+def test_an_error_in_the_training_is_shown_and_the_panel_keeps_working(panel, monkeypatch):
     monkeypatch.setattr(panel_module, "train_model", lambda *_, **__: 1 / 0)
     train(panel)
     assert ALERT in panel.message.value
@@ -195,9 +195,9 @@ def test_runs_are_compared_and_deleted_only_after_asking(panel):
     assert panel.runs.options == (stays,)
 
 
-def test_deleting_without_a_choice_and_comparing_without_runs_are_said(panel):
+def test_deleting_without_a_choice_and_comparing_without_runs_are_reported(panel):
     panel.delete.click()
-    assert "Choose one or several runs" in panel.message.value
+    assert "Choose one or more runs" in panel.message.value
     panel.compare.click()
     assert "None of these runs has finished an epoch." in panel.message.value
 
@@ -209,7 +209,7 @@ def test_choosing_a_recipe_shows_its_settings(panel, monkeypatch):
     assert (panel.epochs.value, panel.batch_size.value, panel.learning_rate.value) == (4, 8, 0.01)
 
 
-def test_the_reason_for_digits_is_said_loudly_in_the_panel():
+def test_the_reason_for_digits_is_shown_in_the_panel():
     panel = TrainingPanel()
     panel.epochs.value = 1
     panel.share.value = 0.05
@@ -260,7 +260,7 @@ def test_a_figure_that_cannot_be_drawn_does_not_end_the_training(panel, monkeypa
     assert "ZeroDivisionError" in panel.message.value
 
 
-def test_curves_stand_on_white_whatever_the_notebooks_figures_do(panel):
+def test_curves_are_on_white_whatever_the_notebooks_settings(panel):
     panel.epochs.value = 1
     with plt.rc_context({"figure.facecolor": "none"}):
         train(panel)

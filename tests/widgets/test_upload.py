@@ -29,7 +29,7 @@ def box(tiny_model):
 
 @pytest.fixture(scope="module")
 def pets():
-    """Another classifier, of other classes."""
+    """Another classifier, with other classes."""
     backend.set_seed(0)
     return Classifier.of(build_model(num_classes=2), ("cat", "dog"))
 
@@ -56,7 +56,7 @@ def labels(box) -> list[str]:
 
 
 def models(box) -> list[str]:
-    """What stands in the list of models."""
+    """The entries of the list of models."""
     return [label for label, _ in box.models.options]
 
 
@@ -157,7 +157,7 @@ def test_a_picture_goes_the_same_way_as_in_classify_custom_image(box, tiny, tiny
     assert caplog.text == ""
 
 
-def test_an_upload_above_the_limit_is_said_and_the_rest_is_classified(tiny_model, png):
+def test_an_upload_above_the_limit_is_reported_and_the_rest_is_classified(tiny_model, png):
     box = UploadClassifier(tiny_model, max_bytes=1_000_000)
     box.upload.value = (chosen("large.png", bytes(2_000_000)), chosen("small.png", png("red")))
     assert "large.png has 2.0 MB: at most 1 MB can be uploaded." in box.message.value
@@ -192,9 +192,9 @@ def test_enter_in_the_path_box_classifies_the_file(box, png, tmp_path):
 
 @pytest.mark.parametrize(
     ("path", "sentence"),
-    [("", "Write the path of a picture into the box first."), ("/no/such.png", "/no/such.png does not exist")],
+    [("", "Enter the path of a picture in the box first."), ("/no/such.png", "/no/such.png does not exist")],
 )
-def test_a_missing_path_is_said(box, path, sentence):
+def test_a_missing_path_is_reported(box, path, sentence):
     box.path.value = path
     box.open_path.click()
     assert ALERT in box.message.value
@@ -255,7 +255,7 @@ def test_without_a_model_and_none_published_the_box_is_refused():
         UploadClassifier()
 
 
-def test_a_given_model_stands_in_the_list_by_its_runs_name_without_the_time(tiny_model, pets):
+def test_a_given_model_is_listed_by_its_runs_name_without_the_time(tiny_model, pets):
     name = "20260102-030405-my-try"
     for given in (
         tiny_model.recorded(run=name).save(artifacts_dir() / "runs" / name / "model.keras"),
@@ -266,14 +266,14 @@ def test_a_given_model_stands_in_the_list_by_its_runs_name_without_the_time(tiny
     assert models(UploadClassifier(pets.network)) == ["this notebook's model: baseline"]
 
 
-def test_a_given_model_of_a_file_stands_in_the_list_by_that_file(pets, tmp_path):
+def test_a_given_model_of_a_file_is_listed_by_that_file(pets, tmp_path):
     given = pets.save(tmp_path / "elsewhere" / "a_model_of_two_kinds_of_pets.keras")
     (label,) = models(UploadClassifier(given))
     assert label.startswith("this notebook's model: ")
     assert label.endswith("a_model_of_two_kinds_of_pets.keras")
 
 
-def test_a_given_model_that_is_published_stands_in_the_list_once_by_its_file(tiny_model, pets):
+def test_a_given_model_that_is_published_is_listed_once_by_its_file(tiny_model, pets):
     pets.save(artifacts_dir() / "pets_model.keras")
     published = tiny_model.save(artifacts_dir() / "tiny_model.keras")
     for given in (published, load_model("tiny")):
@@ -300,7 +300,7 @@ def test_another_published_model_can_be_chosen(tiny_model, png):
     assert box.message.value == ""
 
 
-def test_choosing_another_model_classifies_the_shown_pictures_anew(tiny_model, pets, png):
+def test_choosing_another_model_classifies_the_shown_pictures_again(tiny_model, pets, png):
     path = save_model(pets, artifacts_dir() / "pets_model.keras")
     box = UploadClassifier(tiny_model)
     box.upload.value = (chosen("1.png", png("red")), chosen("2.png", png("blue")))
@@ -325,7 +325,7 @@ def test_choosing_another_model_with_nothing_shown_shows_nothing(tiny_model, pet
     assert (box.output.value, box.message.value, box.predictions) == ("", "", [])
 
 
-def test_a_damaged_model_in_the_choice_is_said_and_the_last_one_stays(tiny_model, png):
+def test_a_damaged_model_in_the_choice_is_reported_and_the_last_one_stays(tiny_model, png):
     path = save_model(tiny_model, artifacts_dir() / "colours_model.keras")
     box = UploadClassifier(tiny_model)
     box.classify([("before.png", png("blue"))])

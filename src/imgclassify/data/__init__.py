@@ -1,1 +1,1 @@
-"""Data: find, fetch, decode and cut pictures, and hand them to the training loop in batches."""
+"""Data: find, fetch, decode and crop pictures, and hand them to the training loop in batches."""

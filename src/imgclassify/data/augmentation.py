@@ -1,7 +1,7 @@
 """Data augmentation: random variants of the training pictures.
 
-Drawing (numpy) and applying (TensorFlow, inside the compiled training step) are two functions, so that what a picture
-becomes is decided by whoever draws: see `Batches`.
+Drawing variations (numpy) and applying them (TensorFlow, inside the compiled training step) are two functions, so that
+the caller who draws decides what happens to each picture: see `Batches`.
 """
 
 from typing import NamedTuple
@@ -11,9 +11,9 @@ import numpy as np
 from imgclassify.backend import tensorflow
 
 AUGMENTATIONS = ("none", "flip", "flip+shift", "flip+shift+cutout")
-_SHIFT = 2  # pixels, for pictures of 32; airbench's (Jordan, 2024)
-_CUTOUT = 12  # side of the square, in pixels, for pictures of 32; airbench96's
-_GREY = 127  # what a square that is cut out is filled with
+_SHIFT = 2  # pixels, for 32 x 32 pictures; as in airbench (Jordan, 2024)
+_CUTOUT = 12  # side of the square in pixels, for 32 x 32 pictures; as in airbench96
+_GREY = 127  # fills the square that is cut out
 
 
 class Variations(NamedTuple):
@@ -30,12 +30,12 @@ class Variations(NamedTuple):
     corner: np.ndarray | None = None
 
     def at(self, rows: np.ndarray) -> "Variations":
-        """Those of some pictures only."""
+        """The variations of some of the pictures."""
         return Variations(*(None if part is None else part[rows] for part in self))
 
 
 def check_augmentation(augmentation: str) -> None:
-    """Raise `ValueError` if there is no such augmentation.
+    """Raise `ValueError` if the augmentation is unknown.
 
     Example:
         >>> check_augmentation("flip")
@@ -56,11 +56,11 @@ def draw_variations(
         augmentation: One of `AUGMENTATIONS`.
         count: How many pictures.
         size: Their height and width in pixels.
-        random: Where the numbers come from.
+        random: Generator of the random numbers.
         mirrored: Which pictures "flip" mirrors, bool (count,); default: half of them, drawn at random.
 
     Raises:
-        ValueError: There is no such augmentation.
+        ValueError: The augmentation is unknown.
     """
     check_augmentation(augmentation)
     if augmentation == "none":
@@ -78,7 +78,7 @@ def draw_variations(
 
 
 def vary(pictures, variations: Variations):
-    """Apply variations to pictures; at a border that comes into view, the picture is reflected.
+    """Apply variations to pictures; places outside a picture show its reflection.
 
     Args:
         pictures: uint8 (N, H, W, C), a tensor of known H and W, or an array.
@@ -121,13 +121,13 @@ def augment(pictures, augmentation: str, *, seed: int = 0):
         A uint8 tensor of the same shape.
 
     Raises:
-        ValueError: There is no such augmentation.
+        ValueError: The augmentation is unknown.
     """
     count, *size = np.shape(pictures)[:3]
     return vary(pictures, draw_variations(augmentation, count, tuple(size), np.random.default_rng(seed)))
 
 
 def _reflect(at, side: int):
-    """Rows or columns outside the picture become those that a mirror at its border shows: -1 is 1, -2 is 2."""
+    """Rows or columns, with those outside the picture reflected at its border: -1 becomes 1, -2 becomes 2."""
     tf = tensorflow()
     return side - 1 - tf.abs(side - 1 - tf.abs(at))

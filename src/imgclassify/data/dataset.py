@@ -1,4 +1,4 @@
-"""Data sets: what a labelled set of pictures is, and how it is split."""
+"""Data sets: labelled pictures, and how they are split."""
 
 import hashlib
 import math
@@ -22,15 +22,15 @@ class Dataset:
     """Labelled pictures, split into training and test data.
 
     Attributes:
-        name: Short name, used in file names: "cifar10", "digits" or that of a folder.
+        name: Short name, used in file names: "cifar10", "digits" or a folder's name.
         source: What the pictures are, for figures and tables, for instance "CIFAR-10, JPEG mirror".
         class_names: One name per class; a label is an index into it.
         x_train: uint8, (N, H, W, 3), RGB. Read-only if it comes from the cache.
         y_train: int64, (N,), class numbers.
         x_test: uint8, (M, H, W, 3).
         y_test: int64, (M,).
-        fingerprint: SHA-256 over the four arrays as they were loaded in full, in hex.
-        notice: What the user should be told about how this data was chosen; empty for nothing.
+        fingerprint: SHA-256 of the four arrays, before any subset is taken, in hex.
+        notice: What the user should be told about how this data was chosen; may be empty.
         skipped: One sentence for each picture file that could not be read.
         folder: The folder of class folders that it was read from, as an absolute path; empty for other data.
     """
@@ -48,14 +48,14 @@ class Dataset:
     folder: str = ""
 
     def validation_split(self, fraction: float = 0.2, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """Row numbers of the training data to train on, and of those to validate on; seeded and stratified.
+        """Row numbers of the training data for training and for validation; seeded and stratified.
 
         Args:
             fraction: Share of the training data that goes to validation, between 0 and 1.
             seed: The same seed gives the same rows.
 
         Returns:
-            Two int64 arrays, each sorted, without common rows, together all of `x_train`.
+            Two sorted int64 arrays, which have no rows in common and together cover `x_train`.
 
         Raises:
             DatasetError: Some class has too few pictures for both parts.
@@ -63,7 +63,7 @@ class Dataset:
         return stratified_split(self.y_train, fraction, seed)
 
     def subset(self, train: int, test: int, seed: int = 0) -> "Dataset":
-        """A smaller data set with at most so many training and test pictures, classes in proportion; seeded."""
+        """A smaller data set with at most `train` training and `test` test pictures, classes in proportion; seeded."""
         parts: dict[str, Any] = {}
         for part, count in (("train", train), ("test", test)):
             x, y = getattr(self, f"x_{part}"), getattr(self, f"y_{part}")
@@ -90,7 +90,7 @@ class Dataset:
 
 
 def dataset_from_arrays(train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray]) -> Dataset:
-    """A `Dataset` of arrays such as `load_and_preprocess_data()` returns; its classes are named "0", "1", ...
+    """A `Dataset` from arrays like those of `load_and_preprocess_data()`; its classes are named "0", "1", ...
 
     Args:
         train: Pictures, uint8 or float in [0, 1], (N, H, W, 3), and labels, one-hot or class numbers.
@@ -134,7 +134,7 @@ def split_off_test(x: np.ndarray, y: np.ndarray, class_names: tuple[str, ...], *
 
 
 def named_parts(arrays: Sequence[np.ndarray], **about) -> Dataset:
-    """A `Dataset` of its four arrays in their order, with its fingerprint and other attributes as given."""
+    """A `Dataset` from its four arrays, in order, with their fingerprint and the other attributes as given."""
     x_train, y_train, x_test, y_test = arrays
     digest = fingerprint(x_train, y_train, x_test, y_test)
     return Dataset(x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test, fingerprint=digest, **about)
@@ -161,12 +161,12 @@ def class_numbers(y: np.ndarray) -> np.ndarray:
         values = numbers.astype(np.float64)
         valid = (values >= 0) & (values < 2**31) & (values == np.floor(values))
     if not valid.all():
-        raise DatasetError(f"Labels must be class numbers: whole, from 0. Received: {numbers[~valid][0]}")
+        raise DatasetError(f"Labels must be class numbers: whole numbers from 0. Received: {numbers[~valid][0]}")
     return numbers.astype(np.int64)
 
 
 def fingerprint(x_train: np.ndarray, y_train: np.ndarray, x_test: np.ndarray, y_test: np.ndarray) -> str:
-    """SHA-256 over shapes and contents of the four arrays of a data set, in hex."""
+    """SHA-256 of the shapes and contents of the four arrays of a data set, in hex."""
     digest = hashlib.sha256()
     for array in (x_train, y_train, x_test, y_test):
         digest.update(str(array.shape).encode())
@@ -177,7 +177,7 @@ def fingerprint(x_train: np.ndarray, y_train: np.ndarray, x_test: np.ndarray, y_
 def near_duplicates(data: Dataset, *, count: int = 8) -> list[tuple[int, int, float]]:
     """Test pictures that look most like some training picture.
 
-    Pictures are compared at a quarter of their size, brightness and contrast evened out.
+    Pictures are compared at a quarter of their size, with brightness and contrast normalised.
 
     Args:
         data: A data set whose picture sides are multiples of four pixels.
@@ -196,7 +196,7 @@ def near_duplicates(data: Dataset, *, count: int = 8) -> list[tuple[int, int, fl
     train = describe(data.x_train)
     nearest: list[int] = []
     correlations: list[float] = []
-    for test in np.array_split(describe(data.x_test), -(-len(data.x_test) // 500)):  # bounds the memory
+    for test in np.array_split(describe(data.x_test), -(-len(data.x_test) // 500)):  # limits the memory
         alike = test @ train.T
         nearest.extend(alike.argmax(axis=1))
         correlations.extend(alike.max(axis=1))
@@ -228,14 +228,14 @@ def stratified_split(y: np.ndarray, fraction: float, seed: int) -> tuple[np.ndar
     count = max(math.ceil(fraction * len(y)), len(classes))
     if len(y) - count < len(classes):
         raise DatasetError(
-            f"{len(y)} pictures of {len(classes)} classes are too few to be split {1 - fraction:.0%} to "
+            f"{len(y)} pictures of {len(classes)} classes are too few for a split of {1 - fraction:.0%} to "
             f"{fraction:.0%} with every class in both parts: add pictures, or set aside a smaller part."
         )
     _, second = train_test_split(np.arange(len(y)), test_size=count, stratify=y, random_state=seed)
     in_second = np.isin(np.arange(len(y)), second)
     random = np.random.default_rng(seed)
     for part in (True, False):
-        for label in np.setdiff1d(classes, y[in_second == part]):  # its share was rounded to nothing: exchange one
+        for label in np.setdiff1d(classes, y[in_second == part]):  # its share was rounded to zero: swap one in
             labels, counts = np.unique(y[in_second == part], return_counts=True)
             here = random.choice(np.flatnonzero((in_second == part) & (y == labels[counts.argmax()])))
             there = random.choice(np.flatnonzero(y == label))
@@ -244,7 +244,7 @@ def stratified_split(y: np.ndarray, fraction: float, seed: int) -> tuple[np.ndar
 
 
 def in_proportion(y: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Numbers, sorted, of `count` random rows, the classes in proportion; `count` may be below the number of classes.
+    """Sorted numbers of `count` random rows, the classes in proportion; there may be fewer rows than classes.
 
     Example:
         >>> y = np.array([0] * 6 + [1] * 2)
@@ -252,7 +252,7 @@ def in_proportion(y: np.ndarray, count: int, seed: int) -> np.ndarray:
         [0, 0, 0, 1]
     """
     order = np.random.default_rng(seed).permutation(len(y))
-    place = np.empty(len(y))  # of each row within its class, from 0 to 1
+    place = np.empty(len(y))  # relative place of each row in its class, from 0 to 1
     for label in np.unique(y):
         rows = order[y[order] == label]
         place[rows] = (np.arange(len(rows)) + 0.5) / len(rows)

@@ -1,7 +1,7 @@
-"""Downloads: fetch one large file whose SHA-256 is known, with several addresses, resume, time-outs, progress.
+"""Downloads: fetch one large file with a known SHA-256, with several addresses, resuming, time-outs and progress.
 
-Nothing is trusted but the checksum: servers that fail, stall, cut the file short, ignore `Range` or send
-something else cost time, never a wrong file.
+Only the checksum is trusted: servers that fail, stall, cut the file short, ignore `Range` or send something
+else can cost time, but never lead to a wrong file.
 """
 
 import hashlib
@@ -15,13 +15,13 @@ from urllib.parse import urlsplit
 
 from imgclassify.progress import Progress, format_seconds
 
-_SLOWEST = 4_000  # bytes a second, over a stall time; CIFAR-10's origin, throttled, gives some 60,000
-_LARGEST = 2_000_000_000  # bytes, where the length is not known
-_ATTEMPTS = 5  # continued downloads from one address that breaks off midway
+_SLOWEST = 4_000  # bytes per second, over a stall time; CIFAR-10's original site, throttled, sends about 60,000
+_LARGEST = 2_000_000_000  # bytes, if the length is not known
+_ATTEMPTS = 5  # at one address that breaks off midway
 
 
 class DownloadError(Exception):
-    """No address gave the file; the message says for each what happened."""
+    """No address delivered the file; the message says what happened at each."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Patience:
     """How long to wait, in seconds.
 
     Attributes:
-        answer: For all addresses together to begin to answer.
-        stall: For more bytes, once a download runs.
-        total: For the whole download, as its speed so far foretells it; None for any length.
+        answer: For an answer to begin, for all addresses together.
+        stall: For more bytes during a download.
+        total: For the whole download, estimated from its speed so far; None for no limit.
     """
 
     answer: float = 60
@@ -60,14 +60,14 @@ def fetch(
 ) -> Path:
     """Download `destination` from the first of `urls` that delivers the file with this checksum.
 
-    What has arrived is kept in `<destination>.part`; a later call, from any of the addresses, goes on
-    from there.
+    What has arrived is kept in `<destination>.part`; a later call continues from there, with any of the
+    addresses.
 
     Args:
         urls: Addresses of the same file, tried in this order.
         destination: The file to write. It appears under this name only when complete and verified.
         sha256: Checksum of the file, in hex.
-        size: Its length in bytes, where known: a server that offers another length is left at once.
+        size: Its length in bytes, if known: a server that offers another length is skipped at once.
         patience: Time limits.
         progress: Where to show size, speed and time left.
 
@@ -75,7 +75,7 @@ def fetch(
         `destination`.
 
     Raises:
-        DownloadError: No address gave the file within the time limits.
+        DownloadError: No address delivered the file within the time limits.
         OSError: The file cannot be written.
     """
     destination.parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ def fetch(
                 transfer.run(answer_within)
                 if (received := file_sha256(part)) != sha256:
                     part.unlink()
-                    if not continued:  # else what was here before may be at fault: once more, from the start
+                    if not continued:  # otherwise the earlier part may be wrong: try again from the start
                         raise DownloadError(
                             f"sent another file (SHA-256 {received[:12]}..., expected {sha256[:12]}...)"
                         )
@@ -104,7 +104,7 @@ def fetch(
 
 
 class _Transfer:
-    """The download of one file from one address, continued where it breaks off."""
+    """The download of one file from one address, resumed when it breaks off."""
 
     def __init__(self, url: str, part: Path, *, size: int | None, patience: Patience, progress: Progress):
         self.url, self.part, self.size, self.patience, self.progress = url, part, size, patience, progress
@@ -112,7 +112,7 @@ class _Transfer:
         self.began = time.monotonic()
 
     def run(self, answer_within: float) -> None:
-        """Fill `part` to its full length, as far as the server tells it; raise `DownloadError` otherwise."""
+        """Fill `part` to its full length, if the server states one; raises `DownloadError` if that fails."""
         import requests
         import urllib3
 
@@ -123,7 +123,7 @@ class _Transfer:
                 self._stream(answer_within)
                 return
             except broken as error:
-                # An error while writing is not the network's: a full disk must be said as such.
+                # A write error is not a network error: a full disk must be reported as such.
                 if isinstance(error, OSError) and not isinstance(
                     error, (requests.RequestException, TimeoutError, ConnectionError)
                 ):
@@ -139,7 +139,7 @@ class _Transfer:
         begun = have = self._have()
         with self._open(have, answer_within) as response:
             if response.status_code == 416 and have >= (self.size or 1):
-                return  # nothing comes after what is here: complete, or not of this file
+                return  # the server has no more: the part is complete, or belongs to another file
             skip = self._check(response, have)
             length = response.headers.get("Content-Length", "")
             total = int(length) + have - skip if length.isdigit() else self.size
@@ -168,7 +168,7 @@ class _Transfer:
                 raise ConnectionError(f"broke off after {have:,} of {total:,} bytes")
 
     def _open(self, have: int, seconds: float):
-        """The server's answer, or `DownloadError` after `seconds`, also where a name look-up hangs."""
+        """The server's response; raises `DownloadError` after `seconds`, even if a name look-up hangs."""
         import requests
 
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
@@ -184,14 +184,14 @@ class _Transfer:
             self.waited += time.monotonic() - started
 
     def _check(self, response, have: int) -> int:
-        """Whether the answer can be the file. Returns how many of its first bytes are here already."""
+        """Check that the response can be the file; returns how many of its first bytes are already here."""
         if response.status_code not in (200, 206):
             raise DownloadError(f"answered {response.status_code} {response.reason}".rstrip())
         if response.headers.get("Content-Type", "").startswith("text/html"):
             raise DownloadError("answered with a web page")
         continued = response.status_code == 206
         if continued and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
-            raise DownloadError("answered with another range than asked for")
+            raise DownloadError("answered with a range that was not requested")
         length = response.headers.get("Content-Length", "")
         offered = int(length) + (have if continued else 0) if length.isdigit() else None
         if self.size is not None and offered not in (None, self.size):
@@ -212,7 +212,7 @@ class _Transfer:
 
 
 def _within(seconds: float, function: Callable[[], object]):
-    """Result of `function()`, or `DownloadError` after `seconds`: it runs in a thread that is then left behind."""
+    """Result of `function()`, or `DownloadError` after `seconds`; it runs in a thread that is then abandoned."""
     results: queue.Queue = queue.Queue()
 
     def work() -> None:
@@ -232,7 +232,7 @@ def _within(seconds: float, function: Callable[[], object]):
 
 
 def _in_words(error: Exception) -> str:
-    """What went wrong, without the library's object names and addresses."""
+    """What went wrong, without the library's object names and memory addresses."""
     text = f"{type(error).__name__} {error}".lower()
     if text.startswith(("missingschema", "invalidschema", "invalidurl")):
         return "is not a web address"

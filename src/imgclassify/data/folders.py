@@ -9,7 +9,7 @@ import numpy as np
 from imgclassify.data.dataset import Dataset, DatasetError, named_parts, split_off_test
 from imgclassify.data.images import IMAGE_SUFFIXES, ImageError, decode_image, prepare_image
 
-BUILT_IN = ("cifar10", "digits", "arrays")  # names of data sets that a folder must not take
+BUILT_IN = ("cifar10", "digits", "arrays")  # names of other data sets, which a folder must not have
 
 
 def load_folder(folder: Path) -> Dataset:
@@ -29,7 +29,7 @@ def load_folder(folder: Path) -> Dataset:
         class_names = _class_names(folder / "train")
         if (others := _class_names(folder / "test")) != class_names:
             raise DatasetError(
-                f"{folder}: train/ and test/ must hold the same classes. Found: {class_names} and {others}"
+                f"{folder}: train/ and test/ must contain the same classes. Found: {class_names} and {others}"
             )
         skipped: list[str] = []
         arrays = [array for part in ("train", "test") for array in _read_pictures(folder / part, class_names, skipped)]
@@ -49,7 +49,7 @@ def _subfolders(folder: Path) -> list[str]:
 def _class_names(folder: Path) -> tuple[str, ...]:
     names = tuple(_subfolders(folder))
     if len(names) < 2:
-        raise DatasetError(f"{folder} must hold one subfolder per class, at least two. Found: {list(names)}")
+        raise DatasetError(f"{folder} must contain one subfolder per class, at least two. Found: {list(names)}")
     return names
 
 
@@ -58,7 +58,7 @@ def _picture_files(folder: Path) -> Iterator[Path]:
 
 
 def _read_pictures(folder: Path, class_names: tuple[str, ...], skipped: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """All readable pictures under class folders; sentences on the others are added to `skipped`."""
+    """All readable pictures in the class folders; a sentence about each of the others is added to `skipped`."""
     pictures, labels = [], []
     for number, name in enumerate(class_names):
         for path in _picture_files(folder / name):
@@ -69,6 +69,6 @@ def _read_pictures(folder: Path, class_names: tuple[str, ...], skipped: list[str
                 skipped.append(str(error))
         if number not in labels:
             raise DatasetError(
-                f"{folder / name} holds no readable picture: expected files ending in {', '.join(IMAGE_SUFFIXES)}."
+                f"{folder / name} contains no readable picture: expected files ending in {', '.join(IMAGE_SUFFIXES)}."
             )
     return np.stack(pictures), np.asarray(labels, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Pictures: the one way from somebody's picture to model input. Decode safely, turn upright, crop, resize."""
+"""Pictures: the only way from any picture to model input. Decode safely, turn upright, crop, resize."""
 
 import io
 import os
@@ -26,22 +26,22 @@ class ImageError(ValueError):
 
 
 def decode_image(picture: Picture, *, name: str | None = None) -> Image.Image:
-    """Decode a picture from wherever it is, upright and in eight bits per channel.
+    """Decode a picture from any source, upright and with eight bits per channel.
 
-    EXIF rotation is applied, transparency laid on white, palettes and CMYK turned into RGB, 16 bits scaled
-    to eight; of an animation, the first frame is taken. A large JPEG is decoded at reduced scale. The pixels
-    of a file are in memory only once. What was passed in is not modified.
+    EXIF rotation is applied, transparency is put on white, palettes and CMYK become RGB, and 16 bits are scaled
+    to eight. The first frame of an animation is used. A large JPEG is decoded at a reduced scale. The pixels
+    of a file are in memory only once. What is passed in is not modified.
 
     Args:
         picture: A path, the bytes of a file, a binary file object, a Pillow image, or an array: uint8, uint16
             or bool, or float in [0, 1], of shape (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA.
-        name: What to call the picture in messages, if it is not a path.
+        name: Name of the picture in messages, if it is not a path.
 
     Returns:
         A Pillow image of mode "RGB".
 
     Raises:
-        ImageError: The file is missing, empty, damaged, too large (80 million pixels, 200 MB) or of a format
+        ImageError: The file is missing, empty, damaged, too large (80 million pixels, 200 MB) or in a format
             that is not accepted; or the array has another shape, type or range.
 
     Example:
@@ -69,17 +69,17 @@ def decode_image(picture: Picture, *, name: str | None = None) -> Image.Image:
 
 
 def prepare_image(image: Image.Image, *, size: int = 32, crop: float = 1.0) -> np.ndarray:
-    """Cut a decoded picture to its central square and resize it with antialiasing: what a network is given.
+    """Crop a decoded picture to its central square and resize it with antialiasing, as input for a network.
 
-    This is the one way from a picture to model input, for training and prediction alike.
+    This is the only way from a picture to model input, for both training and prediction.
 
     Args:
         image: As `decode_image` returns it; not modified.
         size: Side of the result in pixels, at least 1.
-        crop: Side of the square as a share of the picture's shorter side, above 0 to 1.
+        crop: Side of the square as a share of the picture's shorter side, above 0 and at most 1.
 
     Returns:
-        uint8, (size, size, 3), RGB. A picture that has this size already comes back pixel for pixel.
+        uint8, (size, size, 3), RGB. A picture that already has this size is returned pixel for pixel.
 
     Raises:
         ValueError: `size` or `crop` is out of range.
@@ -97,9 +97,9 @@ def prepare_image(image: Image.Image, *, size: int = 32, crop: float = 1.0) -> n
 
 
 def scale_pixels(x):
-    """Pictures on the scale that networks take: uint8 becomes float32 in [0, 1]; floats keep their values.
+    """Pictures scaled for a network: uint8 becomes float32 in [0, 1]; floats keep their values.
 
-    The one place that knows the scale of pixels.
+    No other function scales pixels for a network.
 
     Args:
         x: An array or a TensorFlow tensor of any shape.
@@ -111,7 +111,7 @@ def scale_pixels(x):
         return x.astype(np.float32) / np.float32(255) if x.dtype == np.uint8 else np.asarray(x, np.float32)
     tf = tensorflow()
     scaled = tf.cast(x, tf.float32)
-    # TensorFlow's optimizer would turn a plain division into a multiplication, which rounds otherwise than numpy does.
+    # TensorFlow would turn a plain division into a multiplication, which rounds differently from numpy.
     return tf.math.divide_no_nan(scaled, 255.0) if x.dtype == tf.uint8 else scaled
 
 
@@ -140,14 +140,14 @@ def _decode(file: BinaryIO, size: int, name: str) -> Image.Image:
     if size == 0:
         raise ImageError(f"{name} is empty: expected a picture file.")
     if size > MAX_BYTES:
-        raise ImageError(f"{name} has more than the {MAX_BYTES / 1e6:.0f} MB that are accepted.")
+        raise ImageError(f"{name} is too large: at most {MAX_BYTES / 1e6:.0f} MB are accepted.")
     head = file.read(12)
     file.seek(0)
     if head[4:8] == b"ftyp" and head[8:] in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"):
         raise ImageError(f"{name} is a HEIC photo, which cannot be read here: please export it as JPEG.")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a file's odd metadata; bombs are met by our own cap
+            warnings.simplefilter("ignore")  # for odd metadata; our own limit stops bombs
             image = Image.open(file, formats=_FORMATS)
             _check_size(image, name)
             image.draft("RGB", (_DRAFT_SIDE, _DRAFT_SIDE))
@@ -158,7 +158,7 @@ def _decode(file: BinaryIO, size: int, name: str) -> Image.Image:
         raise ImageError(f"{name} is not a picture of a known format: {_ACCEPTED}.") from None
     except Image.DecompressionBombError:
         raise ImageError(_too_many_pixels(name)) from None
-    except Exception as error:  # a damaged head makes some formats raise other errors on opening
+    except Exception as error:  # some formats raise other errors for a damaged header
         raise ImageError(_damaged(name, error)) from error
 
 
@@ -178,7 +178,7 @@ def _check_size(image: Image.Image, name: str) -> None:
 
 
 def _finish(image: Image.Image, name: str, *, copy: bool = False) -> Image.Image:
-    """The pixels of an opened picture, upright and in RGB; the picture itself is used up unless `copy` is set."""
+    """The pixels of an opened picture, upright and in RGB; the picture itself is modified unless `copy` is set."""
     _check_size(image, name)
     try:
         image = image.copy() if copy else image
@@ -186,7 +186,7 @@ def _finish(image: Image.Image, name: str, *, copy: bool = False) -> Image.Image
         return _to_rgb(image)
     except ImageError:
         raise
-    except Exception as error:  # decoders raise whatever a damaged file makes them raise
+    except Exception as error:  # decoders raise many kinds of errors for a damaged file
         raise ImageError(_damaged(name, error)) from error
 
 
@@ -203,19 +203,19 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """A deep grey picture in eight bits; Pillow's own conversion would clip it to white."""
+    """A grey picture with more than eight bits, scaled to eight; Pillow's own conversion would clip it to white."""
     values = np.asarray(image, dtype=np.float64)
     if not np.isfinite(values).all():
-        raise ValueError("it holds values that are not finite numbers")
+        raise ValueError("it contains values that are not finite numbers")
     low, high = _value_range(image.mode, values)
     return Image.fromarray(np.clip(np.round((values - low) * (255 / ((high - low) or 1))), 0, 255).astype(np.uint8))
 
 
 def _value_range(mode: str, values: np.ndarray) -> tuple[float, float]:
-    """Which values of a deep grey picture are black and white."""
+    """The values that are black and white in a grey picture with more than eight bits."""
     if mode != "F":
         return 0, 65535 if mode.startswith("I;16") or values.max() > 255 else 255
-    # Floats have no agreed range: 0 to 1, else 0 to 255, else their own.
+    # Floats have no standard range: 0 to 1, else 0 to 255, else from their lowest to their highest value.
     if values.min() < 0 or values.max() > 255:
         return values.min(), values.max()
     return 0, 1 if values.max() <= 1 else 255

@@ -22,12 +22,13 @@ def load_dataset(
 ) -> Dataset:
     """Load a data set by name, or your own pictures from a folder.
 
-    - "cifar10": looked for in `IMGCLASSIFY_DATA_DIR`, this package's cache, Keras' cache, then fetched
+    - "cifar10": searched for in `IMGCLASSIFY_DATA_DIR`, this package's cache and Keras' cache, then downloaded
       (170 MB) from a mirror. The first load converts it into an uncompressed cache.
     - "digits": scikit-learn's 1,797 handwritten digits (Alpaydin and Kaynak, 1998, test part), enlarged
       from 8 x 8 to 32 x 32 x 3; needs no network. One in five is test data, by a fixed, stratified split.
-    - "auto": CIFAR-10 if it is available within about ten seconds of trying and three minutes of download,
-      else digits, with the reason in `notice`. `IMGCLASSIFY_DATASET` sets another meaning of "auto".
+    - "auto": CIFAR-10 if it is on this machine, or if a server answers within about ten seconds and the download
+      takes at most three minutes; else digits, with the reason in `notice`. `IMGCLASSIFY_DATASET` changes what
+      "auto" means.
     - a folder: one subfolder per class, or `train/` and `test/` with one subfolder per class each. Pictures are
       decoded, cropped and shrunk exactly as at prediction. Without `test/`, one in five is test data.
 
@@ -42,7 +43,7 @@ def load_dataset(
         A `Dataset`.
 
     Raises:
-        DatasetError: It was not found or is damaged, or there is no data set of this name.
+        DatasetError: It was not found or is damaged, or there is no data set with this name.
     """
     wanted = setting("DATASET") or "auto" if name == "auto" else name
     offline = offline or is_on("OFFLINE")
@@ -64,7 +65,7 @@ def load_dataset(
 
 
 def load_and_preprocess_data(name: str | Path = "cifar10"):
-    """Load a data set as a network takes it.
+    """Load a data set in the form that a network takes.
 
     Returns:
         `(x_train, y_train), (x_test, y_test)`: pictures float32 in [0, 1] of shape (N, 32, 32, 3), RGB;
@@ -79,15 +80,15 @@ def load_and_preprocess_data(name: str | Path = "cifar10"):
 
 
 def as_dataset(data) -> Dataset:
-    """A `Dataset` as it is, None as CIFAR-10, and arrays as what they are.
+    """A `Dataset` from a `Dataset`, None or arrays.
 
     Args:
-        data: A `Dataset`; None; or two pairs of arrays as `load_and_preprocess_data()` returns them. Arrays whose
-            every pixel and label is that of a CIFAR-10 in the cache are CIFAR-10; other arrays have no name and
-            classes "0", "1", ...
+        data: A `Dataset`; None for CIFAR-10; or two pairs of arrays as `load_and_preprocess_data()` returns them.
+            Arrays in which every pixel and label equals that of a cached CIFAR-10 are CIFAR-10; other arrays have no
+            name of their own, and their classes are "0", "1", ...
 
     Raises:
-        DatasetError: CIFAR-10 is unavailable, or the arrays are not of this form.
+        DatasetError: CIFAR-10 is unavailable, or the arrays do not have this form.
     """
     if data is None:
         return load_dataset("cifar10")
@@ -97,8 +98,8 @@ def as_dataset(data) -> Dataset:
         (x_train, y_train), (x_test, y_test) = data
     except (TypeError, ValueError):
         raise DatasetError(
-            "Data is a Dataset, None, or (x_train, y_train), (x_test, y_test) as load_and_preprocess_data() gives. "
-            f"Received: {type(data).__name__}"
+            "Data must be a Dataset, None, or (x_train, y_train), (x_test, y_test) as returned by "
+            f"load_and_preprocess_data(). Received: {type(data).__name__}"
         ) from None
     arrays = dataset_from_arrays((x_train, y_train), (x_test, y_test))
     return recognise(arrays.fingerprint) or arrays

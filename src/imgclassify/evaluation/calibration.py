@@ -1,4 +1,4 @@
-"""Calibration: make confidence mean something."""
+"""Calibration: make a classifier's confidence agree with its accuracy."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,16 +10,16 @@ from imgclassify.evaluation.metrics import Evaluation, check_labels, recorded_me
 from imgclassify.models.inference import combine_views, predict_views
 from imgclassify.models.networks import with_temperatures
 
-_WIDEST = np.log(4) - 1e-9  # a quarter to four, rounding included: pictures that are all right would ask for zero
+_WIDEST = np.log(4) - 1e-9  # bounds of 1/4 and 4, rounding included: without mistakes, zero would fit best
 
 
 class Calibrated(NamedTuple):
-    """A calibrated classifier, and how it does on the pictures that it was calibrated on.
+    """A calibrated classifier, and its results on the pictures that it was calibrated on.
 
     Attributes:
-        classifier: Its network has the temperatures as layers, its manifest names them.
-        measured: With as many views as it averages at prediction.
-        single: With a single view.
+        classifier: Its network has the temperatures as layers, and its manifest records them.
+        measured: Results with as many views as the classifier averages at prediction.
+        single: Results with a single view.
     """
 
     classifier: Classifier
@@ -27,7 +27,7 @@ class Calibrated(NamedTuple):
     single: Evaluation
 
     def metrics(self, part: str) -> dict[str, object]:
-        """What a manifest records of it; see `recorded_metrics`."""
+        """What a manifest records about it; see `recorded_metrics`."""
         return recorded_metrics(part, self.measured, self.single if self.classifier.manifest.views > 1 else None)
 
 
@@ -35,11 +35,11 @@ def calibrate(classifier: Classifier, x: np.ndarray, y: np.ndarray) -> Calibrate
     """Fit temperatures, which change no picture's class.
 
     Temperature scaling (Guo et al., "On Calibration of Modern Neural Networks", 2017) divides all logits by the one
-    number that gives these pictures the least cross-entropy. One number cannot straighten a curve that bends both
-    ways, as the baseline's does: it is too sure of its surest answers and not sure enough of the others. Hence two
-    numbers, whose answers are averaged: ensemble temperature scaling (Zhang et al., "Mix-n-Match", 2020) with equal
-    weights. Both come out alike if one temperature is enough. They become layers of the network; each view of each
-    picture is predicted once only.
+    number that minimises the cross-entropy on these pictures. One number cannot straighten a reliability curve that
+    bends both ways, like the baseline's: it is too sure of its surest answers and not sure enough of the others. So
+    two numbers are fitted and their answers averaged: ensemble temperature scaling (Zhang et al., "Mix-n-Match",
+    2020) with equal weights. If one temperature is enough, the two come out equal. They become layers of the
+    network. Each view of each picture is predicted only once.
 
     Args:
         classifier: Its network ends in a dense layer with softmax; it is not modified.
@@ -47,15 +47,15 @@ def calibrate(classifier: Classifier, x: np.ndarray, y: np.ndarray) -> Calibrate
         y: Their labels, as for `evaluate_model`.
 
     Returns:
-        The calibrated classifier with its measurements. If some of its answers are not finite, as after a training
-        that diverged, it comes back without temperatures.
+        The calibrated classifier with its results. If some of its probabilities are not finite, as after a training
+        that diverged, it has no temperatures.
 
     Raises:
-        ValueError: The manifest says that it is calibrated already.
+        ValueError: According to its manifest, the classifier is already calibrated.
     """
     manifest = classifier.manifest
     if manifest.temperatures:
-        raise ValueError("The model is calibrated already, as its manifest says: calibrate the one that was trained.")
+        raise ValueError("According to its manifest, the model is already calibrated: pass the uncalibrated model.")
     labels = check_labels(x, y, len(classifier.class_names))
     views = predict_views(classifier.network, x, views=manifest.views)
     temperatures = _fit(views, labels) if np.isfinite(views).all() else ()
@@ -83,7 +83,7 @@ def at_temperatures(probabilities: np.ndarray, temperatures: Sequence[float] | n
 
 
 def _fit(views: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """The two temperatures with the least cross-entropy for the combined views, (views, N, classes)."""
+    """The two temperatures that minimise the cross-entropy of the combined views, (views, N, classes)."""
     from scipy.optimize import minimize, minimize_scalar
 
     probabilities, rows = np.maximum(views, 1e-30).astype(np.float64), np.arange(len(labels))

@@ -14,13 +14,13 @@ BINS = 15  # ranges of confidence, for calibration; as many as Guo et al. (2017)
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """How a model does on labelled pictures; everything follows from one prediction of each.
+    """How well a model does on labelled pictures; everything is computed from one prediction per picture.
 
     Attributes:
         probabilities: float32, (N, classes), the model's output.
         labels: int64, (N,), the true classes.
         class_names: One name per class.
-        source: What data this is, for titles.
+        source: Name of the data, for titles.
     """
 
     probabilities: np.ndarray
@@ -50,7 +50,7 @@ class Evaluation:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % interval of the accuracy (Wilson, 1927): chance in the choice of test pictures, not in training."""
+        """95 % interval of the accuracy (Wilson, 1927). It covers chance in the choice of pictures, not in training."""
         return wilson_interval(int(self.correct.sum()), len(self.labels))
 
     @property
@@ -60,7 +60,7 @@ class Evaluation:
         return float(-np.log(np.clip(true, 1e-7, 1)).mean())
 
     def calibration(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Pictures in equal ranges of confidence: how many, their mean confidence, their accuracy.
+        """Number of pictures, mean confidence and accuracy, in equal ranges of confidence.
 
         Returns:
             Three arrays (BINS,): int64 counts, and float64 means, NaN for a range without pictures.
@@ -76,7 +76,7 @@ class Evaluation:
 
     @property
     def calibration_error(self) -> float:
-        """Expected calibration error: mean distance of confidence and accuracy, 0 to 1 (Guo et al., 2017)."""
+        """Expected calibration error: mean distance between confidence and accuracy, 0 to 1 (Guo et al., 2017)."""
         counts, confidence, accuracy = self.calibration()
         return float(np.where(counts, counts * np.abs(confidence - accuracy), 0).sum() / counts.sum())
 
@@ -155,14 +155,14 @@ def evaluate_model(
         x: Pictures, uint8 or float in [0, 1], (N, H, W, 3), N at least 1.
         y: Their labels, class numbers (N,) or (N, 1), or one-hot (N, classes).
         class_names: One name per output; see `Classifier.of`.
-        source: What data this is, for titles, for instance `Dataset.source`.
-        views: Views of each picture to average; default: what the model's manifest says.
+        source: Name of the data, for titles; for instance `Dataset.source`.
+        views: How many views of each picture to average; default: the number in the model's manifest.
 
     Returns:
         An `Evaluation`.
 
     Raises:
-        ValueError: `x` and `y` do not go together or with the model.
+        ValueError: `x` and `y` do not match each other or the model.
     """
     classifier = Classifier.of(model, class_names)
     labels = check_labels(x, y, len(classifier.class_names))
@@ -170,11 +170,12 @@ def evaluate_model(
 
 
 def check_labels(x: np.ndarray, y: np.ndarray, classes: int) -> np.ndarray:
-    """Class numbers, int64 (N,), of labels in any form; raises `ValueError` if they do not go with the pictures."""
+    """Class numbers, int64 (N,), from labels in any form; raises `ValueError` if they do not match the pictures."""
     labels = class_numbers(y)
     if len(x) != len(labels) or len(labels) == 0:
         raise ValueError(
-            f"Pictures and labels must be equally many and at least one. Received: {len(x)} and {len(labels)}"
+            "There must be one label per picture, and at least one picture. "
+            f"Received: {len(x)} pictures and {len(labels)} labels"
         )
     if labels.min() < 0 or labels.max() >= classes:
         raise ValueError(f"Labels must lie between 0 and {classes - 1}. Received: {labels.min()} to {labels.max()}")
@@ -182,12 +183,12 @@ def check_labels(x: np.ndarray, y: np.ndarray, classes: int) -> np.ndarray:
 
 
 def recorded_metrics(part: str, measured: Evaluation, single: Evaluation | None = None) -> dict[str, object]:
-    """What a manifest records of a model on pictures of a part, "val" or "test".
+    """What a manifest records about a model's results on one part of the data.
 
     Args:
-        part: Prefix of the names.
-        measured: The model as it is.
-        single: With a single view, if the model averages several.
+        part: "val" or "test", the prefix of the names.
+        measured: Results of the model as it predicts by default.
+        single: Results with a single view, if the model averages several.
     """
     metrics = {
         f"{part}_accuracy": measured.accuracy,

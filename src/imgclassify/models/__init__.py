@@ -1,1 +1,1 @@
-"""Models: network architectures, what makes them fast, and how they are computed."""
+"""Models: network architectures, faster layers for training, and prediction."""

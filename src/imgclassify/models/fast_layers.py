@@ -1,4 +1,4 @@
-"""Fast layers: every trick that makes training faster on a processor, with what it gains."""
+"""Fast layers: everything that makes training faster on a processor, and how much each part gains."""
 
 import functools
 import itertools
@@ -8,15 +8,16 @@ from imgclassify import backend
 
 
 def training_copy(model, precision: str, *, towers: int = 1):
-    """A network of the same function and weights for training: in mixed precision, and faster on a processor.
+    """A copy of a network for training, with the same function and weights: in mixed precision, and faster.
 
-    The last layer stays float32. `model.set_weights(copy.get_weights())` takes what was learned back.
+    The last layer stays float32. `model.set_weights(copy.get_weights())` copies what was learned back.
 
     Args:
         model: From `build_model`.
         precision: "float32", "mixed_bfloat16" or "mixed_float16".
-        towers: Parts that each training batch will be split into. Batch normalisation has each part's own statistics,
-            and the moving averages take them all in, so that a step weighs the same whatever their number.
+        towers: How many parts each training batch will be split into. Batch normalisation uses each part's own
+            statistics, and each part updates the moving averages. Their momentum is adjusted, so that a step has the
+            same weight with any number of parts.
     """
     if isinstance(model, backend.keras().Sequential):
         copy = _copy_of_baseline(model, precision, towers)
@@ -27,7 +28,7 @@ def training_copy(model, precision: str, *, towers: int = 1):
 
 
 def _copy_of_baseline(model, precision: str, towers: int):
-    """The baseline, with bias and ReLU of a convolution after the max-pooling that follows; see `BiasedReLU`."""
+    """The baseline, with the bias and ReLU of a convolution moved behind its max-pooling; see `BiasedReLU`."""
     keras, pooling = backend.keras(), backend.keras().layers.MaxPooling2D
     layers = [keras.Input(model.input_shape[1:])]
     for layer, following in itertools.pairwise([*model.layers, None]):
@@ -51,12 +52,12 @@ def _copy_for_any_size(model, precision: str, towers: int):
 
 
 def _fast_layer(layer, precision: str, towers: int, **changes):
-    """The layer anew, of the quickest class that computes the same."""
+    """A new layer of the fastest class that computes the same."""
     keras, kind, config = backend.keras(), type(layer), layer.get_config() | changes | {"dtype": precision}
     if kind is keras.layers.BatchNormalization:
         kind = _fused_batch_normalization()
         config["momentum"] **= 1 / towers
-    # A kernel's gradient has the input channels as its batch: three, a picture's, are too few.
+    # In a kernel's gradient, the input channels act as the batch: a picture's three are too few.
     if kind is keras.layers.Conv2D and layer.trainable and precision == "mixed_bfloat16" and layer.input.shape[-1] > 3:
         kind = _convolution()
         config["parts"] = 2 ** max(0, round(math.log2(layer.output.shape[1] / 4)))  # 1 for 4 rows, 8 for 31
@@ -68,9 +69,9 @@ def _fused_batch_normalization() -> type:
     keras, tf = backend.keras(), backend.tensorflow()
 
     class FusedBatchNormalization(keras.layers.BatchNormalization):
-        """Keras' layer without a scale, over the last axis, in one operation for training.
+        """Keras' layer without a scale, over the last axis, as one operation in training.
 
-        Eight times as fast on a processor as the sum of parts that Keras 3 builds it from.
+        On a processor, this is eight times as fast as the separate operations that Keras 3 uses.
         """
 
         def call(self, inputs, training=None, mask=None):
@@ -92,7 +93,7 @@ def _biased_relu() -> type:
     keras = backend.keras()
 
     class BiasedReLU(keras.layers.Layer):
-        """The bias and ReLU of the convolution before the max-pooling: the same with a quarter of the work.
+        """The bias and ReLU of the convolution before the max-pooling: the same result for a quarter of the work.
 
         GAIN
         """
@@ -111,7 +112,7 @@ def _convolution() -> type:
     keras, tf = backend.keras(), backend.tensorflow()
 
     class Convolution(keras.layers.Conv2D):
-        """Keras' layer, with a stride of one, by `_convolve`."""
+        """Keras' layer with a stride of one, computed by `_convolve`."""
 
         def __init__(self, *, parts: int, **config):
             super().__init__(**config)
@@ -124,12 +125,12 @@ def _convolution() -> type:
 
 
 def _convolve(x, kernel, padding: str, parts: int):
-    """A convolution with a stride of one, whose kernel's gradient is computed by convolutions forward.
+    """A convolution with a stride of one, whose kernel gradient is computed by forward convolutions.
 
-    It is a convolution itself, of `x` with the gradient from above as its kernel, where pictures and channels change
-    places. In bfloat16 oneDNN's own operation for it takes up to twice the time (AMD EPYC; in float32 it is the quicker
-    one). The batch is split into `parts` of equal size, fewer where it does not divide and one where its size is not
-    known beforehand, so that such a kernel fits into the cache of a core.
+    The kernel gradient is itself a convolution: of `x`, with the incoming gradient as the kernel, and with pictures and
+    channels swapped. In bfloat16, oneDNN's own operation for it takes up to twice as long (AMD EPYC; in float32 it is
+    faster). The batch is split into `parts` of equal size, so that such a kernel fits into the cache of a core. There
+    are fewer parts if `parts` does not divide the batch, and only one if the batch size is not known in advance.
     """
     tf = backend.tensorflow()
 

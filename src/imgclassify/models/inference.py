@@ -1,4 +1,4 @@
-"""Inference: class probabilities of pictures, by one function that is compiled once per network."""
+"""Inference: class probabilities of pictures, by a function that is compiled once per network."""
 
 import threading
 import weakref
@@ -11,12 +11,12 @@ from imgclassify import backend
 from imgclassify.data.images import scale_pixels
 
 VIEWS = (1, 2, 6)
-_BATCH = 256  # pictures computed at a time on a core; bounds the memory used
-_SMALLEST = 1e-30  # probabilities are not taken for less before their logarithm
+_BATCH = 256  # pictures computed at a time on a core; limits the memory used
+_SMALLEST = 1e-30  # smaller probabilities count as this one in a logarithm
 
 _tracing = threading.Lock()
-# Compiled functions of each network, by views and type of the pictures. They hold the network by a weak reference
-# only, so that it can be forgotten, and they with it.
+# Compiled functions of each network, by number of views and type of the pictures. They hold only a weak reference to
+# the network, so that both can be freed.
 _compiled: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
@@ -34,13 +34,13 @@ def predict_probabilities(
         network: A Keras model from pictures to probabilities.
         x: uint8, or float in [0, 1], (N, H, W, C).
         views: 1, 2 or 6; the work grows with it.
-        on_batch_end: Called after every batch if there are several; may raise to stop.
+        on_batch_end: Called after every batch if there are several; may raise an exception to stop.
 
     Returns:
         float32, (N, number of classes).
 
     Raises:
-        ValueError: There is no such number of views.
+        ValueError: `views` is not one of these numbers.
     """
     if views not in VIEWS:
         raise ValueError(f"views must be one of {', '.join(map(str, VIEWS))}. Received: views={views}")
@@ -48,7 +48,7 @@ def predict_probabilities(
 
 
 def predict_views(network, x: np.ndarray, *, views: int, on_batch_end: Callable[[], None] | None = None) -> np.ndarray:
-    """Class probabilities of each view of many pictures, not averaged, by the function for a single view.
+    """Class probabilities of each view of many pictures, not averaged; computed as for a single view.
 
     `combine_views` averages them, as `predict_probabilities` does.
 
@@ -59,7 +59,7 @@ def predict_views(network, x: np.ndarray, *, views: int, on_batch_end: Callable[
         on_batch_end: As for `predict_probabilities`.
 
     Returns:
-        float32, (views, N, number of classes), the picture as it is first.
+        float32, (views, N, number of classes); the unchanged picture is the first view.
     """
     compiled = _compile(network, 1, x.dtype)
     return np.stack([_in_batches(compiled, network, view, on_batch_end) for view in _views(x, views, np.pad)])
@@ -97,7 +97,7 @@ def _in_batches(compiled, network, x: np.ndarray, on_batch_end: Callable[[], Non
 
 
 def _views(x, views: int, pad: Callable) -> list:
-    """The views of pictures, arrays or tensors; `pad` is numpy's or TensorFlow's."""
+    """The views of pictures, which are arrays or tensors; `pad` is numpy's or TensorFlow's."""
     shown = [x]
     if views == 6:
         wider = pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]], "REFLECT" if pad is not np.pad else "reflect")
@@ -115,7 +115,7 @@ def _compile(network, views: int, dtype: np.dtype):
             def probabilities(x):
                 network = reference()
                 shown = _views(scale_pixels(x), views, tf.pad)
-                # A call for each rather than one for all the views: they run side by side.
+                # One call per view rather than one for all views: the calls run in parallel.
                 answers = [tf.cast(network(view, training=False), tf.float32) for view in shown]
                 if views == 1:
                     return answers[0]
@@ -123,6 +123,6 @@ def _compile(network, views: int, dtype: np.dtype):
                 return tf.nn.softmax(tf.add_n(logits) / views)
 
             signature = tf.TensorSpec((None, *network.input_shape[1:]), dtype)
-            function = tf.function(probabilities, autograph=False)  # nothing to rewrite; it would write temporary files
+            function = tf.function(probabilities, autograph=False)  # autograph would only write temporary files
             functions[views, dtype] = function.get_concrete_function(signature)  # traced here, and never again
         return functions[views, dtype]

@@ -11,7 +11,7 @@ from imgclassify.data.images import scale_pixels
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a picture goes through before it reaches a network; scaling to [0, 1] is the same for all.
+    """How a picture is prepared for a network; scaling to [0, 1] is the same for all networks.
 
     Attributes:
         size: Side of the square that the architecture was designed for, in pixels.
@@ -34,13 +34,13 @@ def build_model(
     ReLU, a 2 x 2 max-pooling after each of the first two, then a dense layer of 64, dropout of one half and
     a softmax. It is the network of TensorFlow's CNN tutorial with dropout added.
 
-    "airbench": after the network of airbench94 (Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", arXiv
-    2404.00498, itself after Page's "How to Train Your ResNet" and tysam's hlb-CIFAR10). A fixed convolution of
+    "airbench": based on the network of airbench94 (Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", arXiv
+    2404.00498; itself based on Page's "How to Train Your ResNet" and tysam's hlb-CIFAR10). A fixed convolution of
     2 x 2 pixels that `whiten` fills from the training pictures, then three blocks of 64, 192 and 240 filters:
-    convolution, 2 x 2 max-pooling, batch normalisation, convolution, batch normalisation; then the maximum over all
-    places and a softmax. The last two blocks have a third convolution, and a shortcut around the second and third,
-    as in airbench96. Changed for processors: fewer filters, and SiLU (Elfwing et al., 2018)
-    in place of GELU, except after the whitening, where it is ReLU.
+    convolution, 2 x 2 max-pooling, batch normalisation, convolution, batch normalisation; then global max-pooling
+    and a dense layer with softmax. The last two blocks have a third convolution, and a shortcut around the second and
+    third, as in airbench96. Changed for processors: fewer filters, and SiLU (Elfwing et al., 2018) in place of GELU,
+    except after the whitening, where it is ReLU.
 
     Args:
         architecture: "baseline" or "airbench".
@@ -103,7 +103,7 @@ def _airbench(input_shape: tuple[int, int, int], num_classes: int):
         return layers.Conv2D(filters, 3, padding="same", use_bias=False, kernel_initializer="he_normal")(x)
 
     def normalised(x):
-        # A short memory, for weights that change quickly; the scale is the next convolution's business.
+        # A low momentum, because the weights change quickly; no scale, because the next convolution can learn it.
         return layers.BatchNormalization(scale=False, momentum=0.8, epsilon=1e-5)(x)
 
     def activated(x):
@@ -127,14 +127,14 @@ _ARCHITECTURES = {"baseline": _baseline, "airbench": _airbench}
 
 
 def whiten(model, pictures: np.ndarray) -> None:
-    """Fill the layer "whitening", where the model has one, from training pictures.
+    """Fill the layer "whitening", if the model has one, from training pictures.
 
-    Its filters are the principal axes of the pictures' patches, each scaled to variance one, and their negatives, so
+    Its filters are the principal axes of the pictures' patches, each scaled to unit variance, and their negatives, so
     that no part of the picture is lost in the ReLU that follows (Page, 2019; Jordan, 2024).
 
     Args:
         model: From `build_model`; modified.
-        pictures: uint8 (N, H, W, C), of all classes; some thousands are plenty.
+        pictures: uint8 (N, H, W, C), of all classes; a few thousand are plenty.
     """
     layer = next((each for each in model.layers if each.name == "whitening"), None)
     if layer is None:
@@ -144,22 +144,22 @@ def whiten(model, pictures: np.ndarray) -> None:
     patches = scale_pixels(windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, size * size * channels))
     mean = patches.mean(axis=0)
     variances, axes = np.linalg.eigh(np.cov(patches - mean, rowvar=False))
-    filters = axes / np.sqrt(np.maximum(variances, 0) + 5e-4)  # one per column; the small number tames the noise
+    filters = axes / np.sqrt(np.maximum(variances, 0) + 5e-4)  # one per column; the small number damps noise
     filters = np.concatenate([filters, -filters], axis=1)
     layer.set_weights([filters.reshape(size, size, channels, -1), -mean @ filters])
 
 
 def with_temperatures(model, temperatures: Sequence[float]):
-    """A network whose answers are the mean over its logits' softmax at each of these temperatures.
+    """A network whose output is the mean of the softmax of its logits at each of these temperatures.
 
-    Made of standard Keras layers (`Rescaling`, `Softmax`, `Average`), so that the saved file alone answers the same.
+    Made of standard Keras layers (`Rescaling`, `Softmax`, `Average`), so that plain Keras needs only the saved file.
 
     Args:
         model: Ends in a dense layer with softmax; its layers are shared with the result.
-        temperatures: What the logits are divided by, each above 0; none leaves the model as it is.
+        temperatures: What the logits are divided by, each above 0; if empty, the model is returned unchanged.
 
     Returns:
-        A `keras.Model` of the same inputs and outputs.
+        A `keras.Model` with the same inputs and outputs.
     """
     if not temperatures:
         return model

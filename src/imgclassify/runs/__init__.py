@@ -1,1 +1,1 @@
-"""Runs: what is kept on disk of a training, and how it is found again."""
+"""Runs: what a training leaves on disk, and how it is found again."""

@@ -1,7 +1,6 @@
 """Model files: read and write a network and its manifest."""
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import replace as with_changes
@@ -11,6 +10,7 @@ from imgclassify import backend
 from imgclassify.atomic import replacing
 from imgclassify.data.download import file_sha256
 from imgclassify.runs.manifest import Manifest, ModelFileError, manifest_path, manifest_text, read_manifest
+from imgclassify.runs.safety import UnsafeModelError, check_file, check_network
 
 MODEL_SUFFIXES = (".keras", ".h5")
 
@@ -18,8 +18,8 @@ MODEL_SUFFIXES = (".keras", ".h5")
 def read_model(path: Path) -> tuple[object, Manifest]:
     """The network in a model file, and its manifest.
 
-    `.keras` files are read in Keras' safe mode, `.h5` files after a look at their configuration: layers that carry
-    code are refused.
+    Nothing in the file is executed: it is checked as data first, and only layers and functions on a list of ours are
+    built; see `check_file`.
 
     Args:
         path: A `.keras` or `.h5` file.
@@ -28,7 +28,7 @@ def read_model(path: Path) -> tuple[object, Manifest]:
         A `keras.Model` in float32, compiled for Keras' own `evaluate()`, and the manifest.
 
     Raises:
-        ModelFileError: It is damaged, does not match its manifest, or carries code.
+        ModelFileError: It is damaged, does not match its manifest, carries code, or is no picture classifier.
     """
     manifest = read_manifest(path)
     if manifest.sha256 is not None and manifest.sha256 != file_sha256(path):
@@ -38,11 +38,11 @@ def read_model(path: Path) -> tuple[object, Manifest]:
         )
     keras = backend.keras()
     try:
-        if path.suffix == ".h5":
-            _refuse_code(path)
+        check_file(path)
         network = keras.models.load_model(path, compile=False, safe_mode=True)
-    except ModelFileError:
-        raise
+        check_network(network)
+    except UnsafeModelError as error:
+        raise ModelFileError(f"{path} {error}.") from error
     except Exception as error:  # Keras, h5py and zipfile raise many kinds for a damaged file
         raise ModelFileError(
             f"{path} cannot be loaded with Keras {keras.__version__}{_written_with(manifest)}: "
@@ -89,34 +89,6 @@ def check_target(path: str | os.PathLike, *, replace: bool = False) -> Path:
             f"{path} exists already and is not overwritten: pass replace=True, or choose another name."
         )
     return path
-
-
-def _refuse_code(path: Path) -> None:
-    """Raise `ModelFileError` where an `.h5` file holds layers that are not Keras' own or carry code."""
-    import h5py
-
-    with h5py.File(path, "r") as file:
-        config = json.loads(file.attrs["model_config"])
-
-    def dicts(value: object) -> Iterator[dict]:
-        if isinstance(value, dict):
-            yield value
-            value = list(value.values())
-        if isinstance(value, list):
-            for item in value:
-                yield from dicts(item)
-
-    for part in dicts(config):
-        module = part.get("module") or "keras"
-        if (
-            "Lambda" in str(part.get("class_name"))
-            or part.get("class_name") == "function"
-            or module.partition(".")[0] not in ("keras", "builtins")
-        ):
-            raise ModelFileError(
-                f"{path} carries code ({part.get('class_name')} of {module}) and is not loaded: "
-                "only models of Keras' own layers are."
-            )
 
 
 def _written_with(manifest: Manifest) -> str:

@@ -1,4 +1,4 @@
-"""Manifests: what is recorded of a model, in a JSON file beside it."""
+"""Manifests: what is recorded about a model, in a JSON file next to it."""
 
 import json
 import math
@@ -13,10 +13,10 @@ from imgclassify.recipes import Recipe
 
 FORMAT = 2
 STATUSES = ("running", "complete", "interrupted", "failed", "unknown")
-# Of "growing", once False and True, which meant four.
+# What the old key "growing" meant: a number of sizes, and before that False or True, which meant four.
 _OLD_SIZES = {0: [1.0], 1: [5 / 8, 6 / 8, 7 / 8, 1.0], 2: [5 / 8, 1.0], 3: [5 / 8, 6 / 8, 1.0]}
 _OLD_SIZES[4] = _OLD_SIZES[1]
-_OLD_VIEWS = {0: 1, 1: 2, 2: 6}  # of "tta", once False and True
+_OLD_VIEWS = {0: 1, 1: 2, 2: 6}  # what the old key "tta" meant: a level, and before that False or True
 
 
 class ModelFileError(ValueError):
@@ -28,11 +28,11 @@ class DataRecord:
     """The data that a model was trained on.
 
     Attributes:
-        name: Short name, as `load_dataset` knows it; that of the folder for a user's own pictures.
+        name: Short name, as `load_dataset` knows it; the folder's name for a user's own pictures.
         source: What the pictures are, for figures and tables.
         fingerprint: `Dataset.fingerprint`.
-        folder: Where the pictures were, as an absolute path; empty for data sets that have a name.
-        training_pictures, validation_pictures: How many.
+        folder: Where the pictures were, as an absolute path; empty for other data.
+        training_pictures, validation_pictures: Their numbers.
     """
 
     name: str = "cifar10"
@@ -43,13 +43,13 @@ class DataRecord:
     validation_pictures: int = 0
 
     def location(self) -> str:
-        """What `load_dataset` takes to load this data again."""
+        """The name or folder with which `load_dataset` loads this data again."""
         return self.folder or self.name
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What is known of a model. A model file without a manifest has one whose fields have their defaults.
+    """What is known about a model. Without a manifest file, all fields have their defaults.
 
     Attributes:
         run: Name of the run that it comes from.
@@ -60,13 +60,14 @@ class Manifest:
         dataset: What it was trained on.
         class_names: One name per output.
         input_shape: Height, width and channels of its input.
-        temperatures: What calibration divides the logits by, averaging the answers; it is part of the network.
-        metrics: Measurements of the model as it is, such as "val_accuracy".
+        temperatures: Calibration divides the logits by each of these and averages the answers; it is part of the
+            network.
+        metrics: Measurements of the saved model, such as "val_accuracy".
         history: Lists with one value per epoch: "loss", "accuracy", "val_loss", "val_accuracy".
         wall_time_s: Seconds that the training took.
-        versions, machine, commit: Of what it was trained with.
+        versions, machine, commit: What it was trained with.
         sha256: Checksum of the model file.
-        format: Of the manifest.
+        format: Version of the manifest's format.
     """
 
     run: str = ""
@@ -91,33 +92,33 @@ class Manifest:
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> "Manifest":
-        """A manifest from what JSON holds of it, also of older versions; keys that it does not know are left out.
+        """A manifest from its JSON, also of older versions; unknown keys are ignored.
 
         Raises:
-            ValueError: A value is of the wrong kind; the message names the key.
+            ValueError: A value has the wrong type; the message names the key.
         """
         if not isinstance(record, Mapping):
-            raise ValueError(f"a manifest is a JSON object. Received: {type(record).__name__}")
+            raise ValueError(f"a manifest must be a JSON object. Received: {type(record).__name__}")
         known = {key: value for key, value in _upgraded(record).items() if key in _CHECKS}
         return cls(**{key: _checked(key, value, *_CHECKS[key]) for key, value in known.items()}, format=FORMAT)
 
     def to_dict(self) -> dict[str, Any]:
-        """The manifest as JSON has it: no tuples, and null for numbers that are not finite."""
+        """The manifest as JSON values: lists instead of tuples, and None for numbers that are not finite."""
         return _for_json(asdict(self))
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The recipe's fields, seed, share and precision: all that decides a training, except the data."""
+        """The recipe's fields, seed, share and precision: everything that decides a training, except the data."""
         recipe = asdict(self.recipe) if self.recipe else {}
         return recipe | {"seed": self.seed, "share": self.share, "precision": self.precision}
 
     @property
     def views(self) -> int:
-        """Views of a picture that the model averages at prediction."""
+        """How many views of a picture the model averages at prediction."""
         return self.recipe.views if self.recipe else 1
 
     def describe_accuracy(self) -> str:
-        """What is recorded of the model's accuracy, in one sentence: on test pictures, else in validation."""
+        """The recorded accuracy of the model in one sentence: on test pictures, else on validation pictures."""
         for part, addition in (("test", ""), ("val", "; not measured on test pictures")):
             if (accuracy := self.metrics.get(f"{part}_accuracy")) is not None:
                 pictures = {"test": "test", "val": "validation"}[part]
@@ -131,10 +132,10 @@ def manifest_path(model: Path) -> Path:
 
 
 def read_manifest(model: Path) -> Manifest:
-    """The manifest beside a model file; one of defaults if there is none.
+    """The manifest of a model file; one with all defaults if there is none.
 
     Raises:
-        ModelFileError: It is there but not readable.
+        ModelFileError: It exists but cannot be read.
     """
     path = manifest_path(model)
     try:
@@ -148,13 +149,13 @@ def read_manifest(model: Path) -> Manifest:
 
 
 def write_manifest(model: Path, manifest: Manifest) -> None:
-    """Write the manifest beside a model file, whole or not at all."""
+    """Write the manifest of a model file, whole or not at all."""
     with replacing(manifest_path(model)) as part:
         part.write_text(manifest_text(manifest), encoding="utf-8")
 
 
 def manifest_text(manifest: Manifest) -> str:
-    """A manifest as it is written."""
+    """The text of a manifest's file."""
     return strict_json(asdict(manifest)) + "\n"
 
 
@@ -169,7 +170,7 @@ def strict_json(value: Any) -> str:
 
 
 def _upgraded(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What an older version recorded, as this one does."""
+    """A record of an older version, converted to the format of this one."""
     record = dict(record)
     recipe = record.get("recipe")
     if isinstance(recipe, Mapping):
@@ -190,9 +191,9 @@ def _upgraded(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _checked(key: str, value: Any, kind: type | tuple[type, ...], build) -> Any:
-    """A field's value, or one sentence about what is wrong with it."""
+    """A field's value; raises `ValueError` with one sentence about what is wrong with it."""
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise ValueError(f'"{key}" is of the wrong kind. Received: {type(value).__name__}')
+        raise ValueError(f'"{key}" has the wrong type. Received: {type(value).__name__}')
     try:
         return build(value)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
@@ -200,7 +201,7 @@ def _checked(key: str, value: Any, kind: type | tuple[type, ...], build) -> Any:
 
 
 def _recipe(record: Mapping[str, Any] | None) -> Recipe | None:
-    kinds = {each.name: (int, float) if each.type is float else each.type for each in fields(Recipe)}
+    kinds: dict[str, Any] = {each.name: (int, float) if each.type is float else each.type for each in fields(Recipe)}
     for key, value in (record or {}).items():
         if key == "sizes":
             _numbers(value)
@@ -227,11 +228,11 @@ def _names(values: list) -> tuple[str, ...]:
 
 
 def _number(value: Any) -> int | float:
-    """A number that is finite and no larger than floats can be."""
+    """A finite number that fits into a float."""
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         raise ValueError(f"expected a number, found a {type(value).__name__}")
     if not abs(value) <= sys.float_info.max:
-        raise ValueError("expected a number, found one that is too large or none")
+        raise ValueError("expected a number, found one that is too large or not finite")
     return value
 
 
@@ -242,7 +243,7 @@ def _numbers(values: Any) -> tuple:
 
 
 def _measured(value: Any) -> int | float:
-    """A number; null is one that was not finite."""
+    """A number; null stands for one that was not finite."""
     return math.nan if value is None else _number(value)
 
 
@@ -253,7 +254,7 @@ def _history(record: Mapping[str, Any]) -> dict[str, list[float]]:
 
 
 def _metrics(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Numbers, and two for an interval."""
+    """Numbers, or two numbers for an interval."""
     return {
         key: list(map(_measured, value)) if key.endswith("interval") and isinstance(value, list) else _measured(value)
         for key, value in record.items()
@@ -261,7 +262,7 @@ def _metrics(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Texts, numbers and lists of texts."""
+    """Strings, numbers and lists of strings."""
     for key, value in record.items():
         if not isinstance(value, (str, int, float, type(None))):
             _checked(key, value, list, _names)
@@ -283,7 +284,7 @@ def _for_json(value: Any) -> Any:
 
 
 _OPTIONAL_TEXT = (str, type(None))
-# Of each key that is read: what it may be, and what is made of it.
+# For each key that is read: its types, and the function that checks and converts its value.
 _CHECKS: dict[str, tuple[Any, Any]] = {
     "run": (str, str),
     "status": (str, _status),

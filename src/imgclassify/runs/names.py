@@ -1,4 +1,4 @@
-"""Names: the one resolver from what a person types to a model or a run."""
+"""Names: find the model or run that a typed name means."""
 
 import contextlib
 import difflib
@@ -13,8 +13,8 @@ from imgclassify.runs.manifest import ModelFileError, read_manifest
 from imgclassify.settings import artifacts_dir, model_dirs
 
 BEST, LATEST = "best", "latest"
-RUN_MODEL = "model.keras"  # in a run's folder
-_STAMP = r"\d{8}-\d{6}-"  # how a run's name begins: date and time
+RUN_MODEL = "model.keras"  # in the folder of a run
+_STAMP = r"\d{8}-\d{6}-"  # the beginning of a run's name: date and time
 
 
 def published_name(recipe: str = "baseline", dataset: str = "cifar10") -> str:
@@ -30,7 +30,7 @@ def published_name(recipe: str = "baseline", dataset: str = "cifar10") -> str:
 
 
 def list_models() -> list[Path]:
-    """All published models: files in the artifacts folder, then shipped ones whose name is not among these."""
+    """All published models: files in the artifacts folder, then shipped ones with other names."""
     found: dict[str, Path] = {}
     for folder in model_dirs():
         for path in sorted(folder.glob("*")):
@@ -65,8 +65,8 @@ def find_model(path_or_name: str | os.PathLike = BEST, *, dataset: str = "cifar1
     Args:
         path_or_name: "best" for the shipped CIFAR-10 model with the highest recorded validation accuracy; a `.keras`
             or `.h5` file, or a run's folder; the file name of a published model; a recipe ("baseline") for its
-            published model of `dataset`; a data set ("digits") for its published baseline; a run's name, its name
-            without the time, for the newest of that name, or "latest" for the newest of all.
+            published model of `dataset`; a data set ("digits") for its published baseline; a run's name; its name
+            without the time, for the newest run of that name; or "latest" for the newest run of all.
         dataset: Which data set a recipe's name refers to.
 
     Raises:
@@ -99,7 +99,7 @@ def find_model(path_or_name: str | os.PathLike = BEST, *, dataset: str = "cifar1
 
 
 def name_of(model: Path) -> str:
-    """What `find_model` finds a model file by: its run, the name that it is published under, else its path."""
+    """The name by which `find_model` finds a model file: its run, its published name, or else its path."""
     if model.name == RUN_MODEL and model.resolve() == (runs_dir() / model.parent.name / RUN_MODEL).resolve():
         return model.parent.name
     published = any(each.name == model.name and each.resolve() == model.resolve() for each in list_models())
@@ -124,7 +124,7 @@ def find_run(name: str) -> str:
 
 
 def _run_called(name: str) -> str | None:
-    """Full name of the run that a name means, the newest if several do; None if there is none."""
+    """Full name of the run that a name means, the newest if there are several; None if there is none."""
     names = run_names()
     if name == LATEST:
         return next(iter(names), None)
@@ -134,7 +134,7 @@ def _run_called(name: str) -> str | None:
 
 
 def _best_of(models: Iterable[Path]) -> Path | None:
-    """The CIFAR-10 model with the highest recorded validation accuracy; one without a record comes last."""
+    """The CIFAR-10 model with the highest recorded validation accuracy; models without a record come last."""
     ranked = {}
     for model in models:
         if not model.name.startswith("cifar10_"):
@@ -150,7 +150,7 @@ def _best_of(models: Iterable[Path]) -> Path | None:
 
 
 def _suggestion(name: str, known: Iterable[str]) -> str:
-    """A sentence with the names most like this one; empty if none is."""
+    """A sentence with the most similar names; empty if there are none."""
     known = (each for each in known if each != name)
     close = difflib.get_close_matches(name, list(dict.fromkeys(known)), n=3, cutoff=0.6)
     return f" Did you mean {' or '.join(close)}?" if close else ""

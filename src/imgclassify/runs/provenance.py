@@ -30,7 +30,7 @@ def describe_machine() -> dict[str, object]:
 
 
 def describe_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide what a training gives."""
+    """Versions of Python and of the packages that decide the result of a training."""
     from importlib.metadata import version
 
     packages = ("imgclassify", "tensorflow", "keras", "numpy")
@@ -38,7 +38,7 @@ def describe_versions() -> dict[str, str]:
 
 
 def source_commit() -> str | None:
-    """Git commit of the source tree, with "-dirty" where `src` has uncommitted changes; None outside a checkout."""
+    """Git commit of the source tree, with "-dirty" if `src` has uncommitted changes; None outside a checkout."""
     source = Path(__file__).resolve().parents[1]  # the whole package
 
     def git(*words: str) -> str:
@@ -47,7 +47,7 @@ def source_commit() -> str | None:
         ).stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", __file__)  # not merely lying in somebody's repository
+        git("ls-files", "--error-unmatch", __file__)  # it must be tracked, not just be in somebody's repository
         commit = git("rev-parse", "HEAD")
         return commit + ("-dirty" if git("status", "--porcelain", "--", str(source)) else "")
     except (OSError, subprocess.CalledProcessError):

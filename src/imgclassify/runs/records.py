@@ -1,4 +1,4 @@
-"""Records: the runs in `artifacts/runs/`. Start, list, compare and delete them."""
+"""Records: start, list, compare and delete the runs in `artifacts/runs/`."""
 
 import contextlib
 import datetime as dt
@@ -16,7 +16,7 @@ from imgclassify.runs.names import RUN_MODEL, find_run, run_names, runs_dir
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One training's record.
+    """The record of one training.
 
     Attributes:
         name: Its folder's name, `<time>-<name>`.
@@ -30,7 +30,7 @@ class Run:
 
     @property
     def epochs(self) -> int:
-        """How many epochs were finished."""
+        """Number of finished epochs."""
         return len(self.manifest.history.get("loss", []))
 
     @property
@@ -39,7 +39,7 @@ class Run:
         return self.manifest.metrics.get("val_accuracy")
 
     def describe_accuracy(self) -> str:
-        """Validation accuracy as a table shows it; of a stopped training with the epoch that it was kept from."""
+        """Validation accuracy for a table; for a stopped training, with the epoch whose weights were kept."""
         if self.val_accuracy is None:
             return "-"
         stopped = self.manifest.status in ("interrupted", "failed") and self.manifest.history.get("val_accuracy")
@@ -51,7 +51,7 @@ class Run:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Runs side by side; shows itself as text and as HTML.
+    """Runs side by side, which print as a table in text or HTML.
 
     They are grouped by data set, the newest first in each group, and the group with the newest run first.
 
@@ -72,7 +72,7 @@ class Comparison:
         return {key: row for key, row in values.items() if len(set(row)) > 1}
 
     def rows(self) -> list[list[str]]:
-        """The table with its head: name, data, status, epochs, validation accuracy, minutes, differing settings."""
+        """The table with its header: name, data, status, epochs, validation accuracy, minutes, differing settings."""
         head = ["run", "data", "status", "epochs", "val_accuracy", "minutes", *self.differences]
         body = [
             [
@@ -100,7 +100,7 @@ class Comparison:
 
 
 def group_by_data(runs: Iterable[Run]) -> dict[str, list[Run]]:
-    """Runs by the source of their data, in their order: accuracies of different data are not comparable."""
+    """Runs by the source of their data, in order; accuracies on different data cannot be compared."""
     grouped: dict[str, list[Run]] = {}
     for run in runs:
         grouped.setdefault(run.manifest.dataset.source, []).append(run)
@@ -108,7 +108,7 @@ def group_by_data(runs: Iterable[Run]) -> dict[str, list[Run]]:
 
 
 def start_run(name: str, manifest: Manifest) -> tuple[Path, str]:
-    """Make the folder of a new run, with its manifest; returns the path of its model, not yet written, and its name."""
+    """Create the folder and manifest of a new run; returns the path for its model, and its name."""
     stamp = dt.datetime.now().strftime("%Y%m%d-%H%M%S")
     for suffix in ("", *(f"-{i}" for i in range(2, 1000))):
         folder = runs_dir() / f"{stamp}-{name}{suffix}"
@@ -116,7 +116,7 @@ def start_run(name: str, manifest: Manifest) -> tuple[Path, str]:
             folder.mkdir(parents=True)
             write_manifest(folder / RUN_MODEL, replace(manifest, run=folder.name))
             return folder / RUN_MODEL, folder.name
-    raise FileExistsError(f"{runs_dir()} has a thousand runs of this second")
+    raise FileExistsError(f"{runs_dir()} already has a thousand runs from this second")
 
 
 def list_runs() -> list[Run]:
@@ -131,10 +131,10 @@ def compare_runs(*names: str) -> Comparison:
         *names: Runs by name, with or without the time, or "latest".
 
     Returns:
-        A `Comparison`, which shows itself as a table.
+        A `Comparison`, which is shown as a table.
 
     Raises:
-        ValueError: There is no run of such a name.
+        ValueError: There is no run with one of these names.
     """
     runs, problems = _read(dict.fromkeys(map(find_run, names)) if names else run_names())
     groups = group_by_data(sorted(runs, key=lambda run: run.name, reverse=True))
@@ -148,7 +148,7 @@ def delete_run(name: str) -> str:
         name: With or without the time, or "latest".
 
     Raises:
-        ValueError: There is no run of this name.
+        ValueError: There is no run with this name.
     """
     run = find_run(name)
     shutil.rmtree(runs_dir() / run)
@@ -156,7 +156,7 @@ def delete_run(name: str) -> str:
 
 
 def _read(names: Iterable[str]) -> tuple[list[Run], list[str]]:
-    """The runs of these names, and one sentence for each whose manifest cannot be read."""
+    """The runs with these names, and one sentence for each whose manifest cannot be read."""
     runs, problems = [], []
     for name in names:
         folder = runs_dir() / name
@@ -165,7 +165,7 @@ def _read(names: Iterable[str]) -> tuple[list[Run], list[str]]:
         except ModelFileError as error:
             problems.append(str(error))
             continue
-        if manifest.status != "unknown":  # there is one
+        if manifest.status != "unknown":  # there is a manifest
             runs.append(Run(name, folder, manifest))
     return runs, problems
 

@@ -1,1 +1,1 @@
-"""Training: the one training loop, its optimizers, and what turns a recipe and data into a classifier."""
+"""Training: the training loop, its optimizers, and how a recipe and data become a classifier."""

@@ -13,25 +13,29 @@ from imgclassify.models.fast_layers import training_copy
 from imgclassify.recipes import Recipe
 from imgclassify.training.optimizers import build_optimizer
 
-_CHUNK_SECONDS = 0.3  # how long the compiled loop goes on before it looks at Stop; the step it is in is finished
+_CHUNK_SECONDS = 0.3  # how long the compiled loop runs before it checks for Stop; the current step is finished
+
+
+class DivergedError(ValueError):
+    """A training whose loss is not finite; the message says when, and what to try."""
 
 
 class Loop:
-    """Trains a network epoch by epoch, by a compiled function that runs for a third of a second or one step at a time.
+    """Trains a network epoch by epoch, with a compiled function that runs for a third of a second, at least one step.
 
     Keras' `fit` with a `train_step` like `_step` and many steps per execution took a tenth longer for the baseline in
-    bfloat16 (two cores of an AMD EPYC), and its executions are a number of steps, not a time.
+    bfloat16 (two cores of an AMD EPYC), and the length of its executions is a number of steps, not a time.
 
     Args:
         model: From `build_model`; not modified.
         recipe: How to train it.
-        batches: What to train it on; the loop knows nothing else of the data.
+        batches: What to train it on; the loop knows nothing else about the data.
         precision: "float32", "mixed_bfloat16" or "mixed_float16".
 
     Attributes:
-        network: What is trained, a copy of the model; see `training_copy`.
-        epoch, step: Where the training is: the step of the epoch that comes next.
-        loss, accuracy: Means over the last epoch's batches, as they were trained on, which may be hard pictures only.
+        network: The network that is trained, a copy of the model; see `training_copy`.
+        epoch, step: Where the training is: the current epoch, and its next step.
+        loss, accuracy: Means over the last epoch's batches, as they were trained on, which may be only hard pictures.
     """
 
     def __init__(self, model, recipe: Recipe, batches: Batches, precision: str):
@@ -40,8 +44,8 @@ class Loop:
         self._towers = backend.towers(batches.batch_size)
         self.network = training_copy(model, precision, towers=self._towers)
         self._steps = recipe.steps(len(batches))
-        self._ends = np.cumsum([0, *self._steps])  # of the epochs, in steps since the beginning
-        # Of each picture, the probability that its class was given when it was last trained on.
+        self._ends = np.cumsum([0, *self._steps])  # ends of the epochs, in steps since the beginning
+        # For each picture, the probability of its class when it was last trained on.
         self._certainty = tf.Variable(tf.zeros(len(batches)), trainable=False)
         self._optimizer = build_optimizer(recipe, self._ends[-1], scale_loss=precision == "mixed_float16")
         self._optimizer.build(self.network.trainable_variables)
@@ -50,12 +54,12 @@ class Loop:
         self.loss = self.accuracy = float("nan")
         self._order = np.empty(0, np.int32)  # of this epoch's pictures
         self._sums = np.zeros(2)  # of the losses and hits in this epoch so far
-        self._restored = False  # and not gone on from yet
+        self._restored = False  # by `restore`, and not continued yet
 
     def run_epoch(self, epoch: int) -> Iterator[float]:
         """Train for one epoch; yields the share of it that is done, every third of a second or every step.
 
-        After `restore`, the epoch goes on from the step where it was.
+        After `restore`, the epoch continues from the step where it was.
         """
         if not self._restored:
             self._begin(epoch)
@@ -69,6 +73,11 @@ class Loop:
             end = min(end_of_chunk, end_of_size)
             done, sums = self._advance(chunk, self._sums, *_scalars(self.step - start, end - start, *size))
             self.step, self._sums = start + int(done), sums.numpy()
+            if not np.isfinite(self._sums[0]):
+                raise DivergedError(
+                    f"The training diverged: its loss is no longer finite at step {self.step} of epoch {epoch + 1}. "
+                    f"Try a smaller learning rate than {self._recipe.learning_rate:g}."
+                )
             yield self.step / steps
         self.loss = float(self._sums[0]) / steps
         self.accuracy = float(self._sums[1]) / (steps * self._batches.batch_size)
@@ -86,7 +95,7 @@ class Loop:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a `state()` of a loop of the same arguments: the next `run_epoch(self.epoch)` finishes its epoch.
+        """Continue from a `state()` of a loop with the same arguments; `run_epoch(self.epoch)` then finishes its epoch.
 
         On the same machine, the training then ends with the same weights, bit for bit, as if it had never stopped.
         """
@@ -99,7 +108,7 @@ class Loop:
         self._restored = len(self._order) > 0  # else no epoch had begun
 
     def size_at(self, epoch: int, step: int) -> tuple[tuple[int, int], int]:
-        """Height and width of the pictures at this step, and the step of this epoch at which that ends."""
+        """Height and width of the pictures at this step, and the step of this epoch at which that size ends."""
         total, before, sizes = int(self._ends[-1]), int(self._ends[epoch]), self._recipe.sizes
         stage = len(sizes) * (before + step) // total
         end = -(-(stage + 1) * total // len(sizes)) - before
@@ -107,7 +116,7 @@ class Loop:
         return (height, width), min(self._steps[epoch], end)
 
     def work_done(self, epochs: float) -> float:
-        """Share of the whole training's work that these first epochs are, if a step costs as its pictures' area."""
+        """Share of the training's work after this many epochs, if the work of a step is the area of its pictures."""
         share = float(np.interp(epochs, np.arange(len(self._ends)), self._ends)) / self._ends[-1]
         areas = [size * size for size in self._recipe.sizes]
         return float(np.interp(share, np.linspace(0, 1, len(areas) + 1), np.cumsum([0, *areas])) / sum(areas))
@@ -130,15 +139,15 @@ class Loop:
         return tf.function(self._some_steps, input_signature=[signature, *numbers], autograph=False)
 
     def _some_steps(self, chunk, sums, step, end, height, width):
-        """Steps of a chunk from `step` to `end`, as far as time allows -> (next step, sums with their loss and hits).
+        """Run a chunk's steps from `step` to `end`, as far as time allows; returns the next step and the new sums.
 
-        The sums are added to step by step, so that they do not depend on how many steps were done at a time.
+        Loss and hits are added to the sums step by step, so that they do not depend on how many steps run at a time.
         """
         tf, batch = backend.tensorflow(), self._batches.batch_size
         started = tf.timestamp()
 
         def body(step, sums):
-            # Of a size known beforehand: `_convolve` splits by it.
+            # The batch size is made known in advance: `_convolve` needs it.
             part = {
                 key: tf.ensure_shape(values[step * batch : (step + 1) * batch], (batch, *values.shape[1:]))
                 for key, values in chunk.items()
@@ -151,7 +160,7 @@ class Loop:
         return tf.while_loop(on, body, (step, sums), parallel_iterations=1)
 
     def _step(self, batch: dict, size):
-        """One step; the towers of the batch run side by side. Returns the mean loss and the number of hits."""
+        """One step; the towers of the batch run in parallel. Returns the mean loss and the number of hits."""
         tf = backend.tensorflow()
         variations = Variations(*(batch.get(name) for name in Variations._fields))
         x = self._resized(scale_pixels(vary(batch["pictures"], variations)), size)
@@ -187,7 +196,7 @@ class Loop:
 
 
 def _used(chunk: Chunk) -> dict[str, np.ndarray]:
-    """The arrays of a chunk by name, without the variations that are not drawn."""
+    """The arrays of a chunk by name, without variations that are not drawn."""
     parts = {"pictures": chunk.pictures, "labels": chunk.labels, "positions": chunk.positions}
     return parts | {name: part for name, part in chunk.variations._asdict().items() if part is not None}
 

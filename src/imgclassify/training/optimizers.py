@@ -1,4 +1,4 @@
-"""Optimizers: those that recipes name."""
+"""Optimizers: Adam and Muon, the ones that recipes can name."""
 
 import functools
 
@@ -11,8 +11,8 @@ def build_optimizer(recipe: Recipe, steps: int, *, scale_loss: bool = False):
 
     Args:
         recipe: Its `optimizer`, `learning_rate` and `schedule` are used.
-        steps: Training steps in all; a falling learning rate reaches zero there.
-        scale_loss: For mixed float16, whose small gradients would vanish.
+        steps: Number of training steps; a falling learning rate reaches zero after them.
+        scale_loss: Scale the loss; for mixed float16, in which small gradients would vanish.
     """
     keras = backend.keras()
     rate = recipe.learning_rate
@@ -27,7 +27,7 @@ def _adam() -> type:
     keras, tf = backend.keras(), backend.tensorflow()
 
     class Adam(keras.optimizers.Adam):
-        """Keras' Adam by TensorFlow's one operation for it, where Keras has some twenty small ones per variable."""
+        """Keras' Adam as one operation of TensorFlow, where Keras uses about twenty small ones per variable."""
 
         def update_step(self, gradient, variable, learning_rate):
             at, step = self._get_variable_index(variable), tf.cast(self.iterations + 1, tf.float32)
@@ -52,12 +52,12 @@ def _muon() -> type:
     keras, tf = backend.keras(), backend.tensorflow()
 
     class Muon(keras.optimizers.Muon):
-        """Muon for convolutions, as Jordan trains CIFAR-10 with it (github.com/KellerJordan/cifar10-airbench).
+        """Muon for convolutions, as Jordan uses it on CIFAR-10 (github.com/KellerJordan/cifar10-airbench).
 
-        Keras' own Muon takes matrices only. Here a kernel (height, width, in, out) counts as a matrix of
-        (height * width * in, out). Each step first gives it the norm sqrt(out), which the batch normalisation that
-        follows does not see, so that the learning rate is the relative change per step. All else is Adam's, at 3 %
-        of the learning rate.
+        Keras' own Muon takes only matrices. Here, a kernel (height, width, in, out) is treated as a matrix of
+        (height * width * in, out). Each step first scales it to the norm sqrt(out), so that the learning rate is the
+        relative change per step; the batch normalisation that follows cancels the scaling. All other variables are
+        trained by Adam, at 3 % of the learning rate.
         """
 
         def __init__(self, learning_rate):

@@ -17,7 +17,7 @@ from imgclassify.settings import artifacts_dir, model_dirs
 from imgclassify.training.train import train_model
 from imgclassify.training.watch import HISTORY_KEYS, History
 
-_RUN_OPTIONS = ("seed", "share", "precision", "name", "stop", "on_epoch_end", "progress")  # of train_model, no settings
+_RUN_OPTIONS = ("seed", "share", "precision", "name", "stop", "on_epoch_end", "progress")  # not settings of a recipe
 
 
 def train_or_load_model(
@@ -31,22 +31,22 @@ def train_or_load_model(
     """Load the recipe's published model if there is one, else train and publish it.
 
     The published file is `cifar10_model.h5` for the baseline on CIFAR-10, `<data>_model.keras` for other data and
-    `<data>_<recipe>.keras` for other recipes, in the artifacts folder. A training becomes the published file only
-    when it is complete; interrupted, it stays a run. On publication the test data is measured, for the record.
+    `<data>_<recipe>.keras` for other recipes, in the artifacts folder. Only a complete training becomes the
+    published file; an interrupted one stays a run. A model is measured on the test data when it is published.
 
     Args:
         recipe: As for `train_model`.
-        data: As for `train_model`. It is not read if a model is loaded.
-        path: Another place for the published file, `.keras` or `.h5`.
-        replace: Train anew and replace the published file once the training is complete.
+        data: As for `train_model`. If a model is loaded, CIFAR-10 is not read.
+        path: Another path for the published file, `.keras` or `.h5`.
+        replace: Train again, and replace the published file once the training is complete.
         **options: As for `train_model`.
 
     Returns:
-        `(classifier, history)` as `train_model` does; loaded, the history is the one in the manifest.
+        `(classifier, history)`, like `train_model`; the history of a loaded model is the one in its manifest.
 
     Raises:
-        ModelFileError: The published file is damaged, or was made with settings other than those asked for,
-            or of other classes; it is left as it is.
+        ModelFileError: The published file is damaged, or was trained with other settings than requested, or on
+            other classes; it is not changed.
         DatasetError: The data is unavailable.
         ValueError: As for `train_model`.
     """
@@ -70,17 +70,17 @@ def train_or_load_model(
 
 
 def measured_on_test(classifier: Classifier, data: Dataset) -> Classifier:
-    """The classifier with one reading of the test data in its manifest."""
+    """The classifier, measured on the test data, with the results in its manifest."""
     measured = evaluate_model(classifier, data.x_test, data.y_test)
     single = evaluate_model(classifier, data.x_test, data.y_test, views=1) if classifier.manifest.views > 1 else None
     return classifier.recorded(metrics={**classifier.manifest.metrics, **recorded_metrics("test", measured, single)})
 
 
 def find_published(recipe: str, dataset: str, path: str | os.PathLike | None = None) -> tuple[Path, Path | None]:
-    """Where a recipe's model is published, and where one is already (there, or among the shipped ones), or None.
+    """Where a recipe's model is published, and where one already exists (there or among the shipped ones), or None.
 
     Raises:
-        ModelFileError: `path` is no place for a model.
+        ModelFileError: `path` cannot be the path of a model.
     """
     file_name = published_name(recipe, dataset)
     target = check_target(path or artifacts_dir() / file_name, replace=True)
@@ -89,7 +89,7 @@ def find_published(recipe: str, dataset: str, path: str | os.PathLike | None = N
 
 
 def _check_as_asked(path: Path, manifest: Manifest, asked: dict[str, Any], data: Dataset | None) -> None:
-    """Raise `ModelFileError` if a published model is not what was asked for."""
+    """Raise `ModelFileError` if a published model is not the one requested."""
     made = manifest.settings
     other = {key: value for key, value in asked.items() if value is not None and made.get(key) != value}
     if other:

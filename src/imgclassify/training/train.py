@@ -52,10 +52,10 @@ def train_model(
 
     An interrupt (Ctrl-C, or Interrupt in a notebook) or `stop` ends the training early: the run and the
     returned classifier then have the weights of the epoch with the best validation accuracy so far, and
-    `manifest.status` is "interrupted". Otherwise they have the last epoch's, and it is "complete". An interrupt
-    during the calibration is raised; the run then has the model uncalibrated, as "interrupted". After an error, the
-    best weights so far stay in the run too, as "failed". The model is calibrated on the validation pictures; see
-    `calibrate`.
+    `manifest.status` is "interrupted". Otherwise they have the last epoch's weights, and the status is "complete".
+    An interrupt during calibration is raised; the run then has the uncalibrated model, with the status
+    "interrupted". After an error, the run also keeps the best weights so far, with the status "failed". The model
+    is calibrated on the validation pictures; see `calibrate`.
 
     Args:
         recipe: A name in `RECIPES`, or a `Recipe`.
@@ -66,21 +66,22 @@ def train_model(
         precision: "float32", "mixed_float16" or "mixed_bfloat16"; "auto" is `backend.default_precision()`.
             The saved and returned network is float32 in any case.
         name: Name of the run; default: the recipe's.
-        stop: Set from another thread, it ends the training after the step that is being computed; a step of the
-            baseline takes milliseconds, one of "fast" up to about half a second on two cores.
+        stop: If it is set from another thread, the training ends after the current step; a step of the baseline
+            takes milliseconds, one of "fast" up to about half a second on two cores.
         on_epoch_end: Called after every epoch with the history so far.
         progress: Where to show the progress; default: the terminal or the notebook's cell.
         **settings: Other values for the recipe's fields, for instance `epochs=5`.
 
     Returns:
         `(classifier, history)`: a `Classifier`, and a dict with a list of one value per epoch for each of "loss",
-        "accuracy", "val_loss", "val_accuracy". These are measured as the training goes, with a single view and
-        uncalibrated, the former two on the pictures that the epoch trained on, which may be the hard ones; the
-        manifest's `metrics` are those of the model as it is.
+        "accuracy", "val_loss", "val_accuracy". These are measured during the training, with a single view and
+        before calibration; the first two on the pictures that the epoch trained on, which may be only the hard
+        ones. The manifest's `metrics` are those of the finished model.
 
     Raises:
         DatasetError: The data is unavailable, or too small to be split.
         ValueError: The recipe is unknown, or a setting or the name is out of range.
+        DivergedError: The loss is not finite, as with too high a learning rate; the run is "failed".
         MemoryError: A batch does not fit into the (graphics) memory.
     """
     recipe, data = _in_short_mode(get_recipe(recipe, **settings)), as_dataset(data)
@@ -134,13 +135,13 @@ def train_variants(
     Args:
         recipe: As for `train_model`.
         data: As for `train_model`.
-        variants: For each variant's label the options of `train_model` that make it, for instance
+        variants: For each variant's label, the options of `train_model` that make it; for instance
             `{"as it is": {}, "half the data": {"share": 0.5}}`.
-        seeds: One training each; in short mode only the first.
-        **settings: Options of `train_model` for all of them.
+        seeds: One training for each; in short mode, only the first is used.
+        **settings: Options of `train_model` for all variants.
 
     Returns:
-        For each label the manifests of its runs, in the order of the seeds.
+        For each label, the manifests of its runs, in the order of the seeds.
 
     Raises:
         KeyboardInterrupt: A training was interrupted; the runs so far are kept.
@@ -197,7 +198,7 @@ def _new_record(recipe: Recipe, data: Dataset, training_pictures: int, validatio
 def _fit(
     network, start: Callable[[], Loop], validation: tuple[np.ndarray, np.ndarray], watch: Watch
 ) -> tuple[str, Exception | None]:
-    """Train and give the network what was learned; returns how that ended, and the error if there was one."""
+    """Train, and give the network the learned weights; returns the status, and the error if there was one."""
     loop, status, error = None, "complete", None
     try:
         loop = start()
@@ -224,7 +225,7 @@ def _fit(
 def _keep(
     classifier: Classifier, path: Path, validation: tuple[np.ndarray, np.ndarray], progress: Progress
 ) -> Classifier:
-    """Save the classifier in its run: at once as it is, so that the weights are kept in any case; then calibrated."""
+    """Save the classifier in its run: first uncalibrated, so that the weights are safe, and then calibrated."""
     status = classifier.manifest.status
     kept = classifier.recorded(status="failed" if status == "failed" else "interrupted").save(path)
     if not classifier.manifest.history["loss"]:
@@ -237,7 +238,7 @@ def _keep(
 def _keep_what_there_is(
     classifier: Classifier, path: Path, validation: tuple[np.ndarray, np.ndarray], watch: Watch
 ) -> None:
-    """After an error: the best weights so far if there are any, at least the record; further errors are left alone."""
+    """After an error, keep the best weights so far, or at least the record; further errors are ignored."""
     with contextlib.suppress(Exception):
         if watch.history["loss"]:
             _keep(classifier, path, validation, Progress(enabled=False))
@@ -257,6 +258,6 @@ def _how_it_was_stopped(watch: Watch, recipe: Recipe, run: str) -> str:
     kept = (
         f"the weights of epoch {watch.best_epoch + 1}, the best so far,"
         if finished
-        else "the weights as they stood, before the end of an epoch,"
+        else "the weights from within the first epoch"
     )
     return f"Stopped after {finished} of {recipe.epochs} epochs; {kept} are kept as the run {run}."

@@ -1,4 +1,4 @@
-"""The watch over a training: its history, its best weights, its progress, and whether to stop."""
+"""The watch over a training: it keeps history and best weights, shows progress, and stops on request."""
 
 import threading
 import time
@@ -20,16 +20,17 @@ class Watch:
     """Keeps the history and the best weights of a training, shows its progress and obeys `stop`.
 
     Args:
-        epochs: How many there will be.
-        progress: Where to show them.
+        epochs: Number of epochs of the training.
+        progress: Where to show the progress.
         stop: Set from another thread to end the training.
         listeners: Called with the history after every epoch.
 
     Attributes:
         epochs: As given.
         history: One value per finished epoch for each of `HISTORY_KEYS`.
-        weights: Those after the last finished epoch; None before the first.
-        best_weights, best_epoch: Those of the highest validation accuracy so far, and its number from 0.
+        weights: Weights after the last finished epoch; None before the first.
+        best_weights, best_epoch: Weights of the epoch with the highest validation accuracy so far, and its number,
+            from 0.
     """
 
     def __init__(
@@ -47,14 +48,14 @@ class Watch:
         self.began = time.monotonic()
         self.epochs, self._progress, self._stop, self._listeners = epochs, progress, stop, listeners
         self._epoch, self._epoch_began = 0, self.began
-        self._first_steps: float | None = None  # when they were done, so that tracing does not count
+        self._first_steps: float | None = None  # time when they were done, so that tracing does not count
 
     def on_epoch_begin(self, epoch: int) -> None:
         """An epoch begins."""
         self._epoch, self._epoch_began = epoch, time.monotonic()
 
     def on_batch_end(self, done: float = 0.0, work_done: float = 0.0) -> None:
-        """Some batches of the epoch are done: this share of it, and this share of the training's work."""
+        """Some batches are done: `done` is a share of the epoch, `work_done` a share of the whole training's work."""
         self.check_stop()
         self._first_steps = self._first_steps or time.monotonic()
         self._progress.update(f"epoch {self._epoch + 1}/{self.epochs}  {done:4.0%}" + self._time_left(work_done))

@@ -95,7 +95,7 @@ def plot_class_counts(data: Dataset) -> Figure:
 
 
 def plot_channels(data: Dataset) -> Figure:
-    """Distribution of the red, green and blue values in some 5,000 training pictures, evenly spread."""
+    """Distribution of the red, green and blue values in about 5,000 training pictures, evenly spread."""
     figure, ((axes,),) = new_figure(figsize=(7.5, 3.2))
     pictures = data.x_train[:: max(1, len(data.x_train) // 5000)]
     values = scale_pixels(np.arange(256, dtype=np.uint8))
@@ -122,7 +122,7 @@ def plot_mean_images(data: Dataset) -> Figure:
 
 
 def plot_pairs(pairs: Sequence[tuple[np.ndarray, np.ndarray, str]], *, title: str = "") -> Figure:
-    """Pictures above one another in pairs: (upper picture, lower picture, title)."""
+    """Pairs of pictures, one above the other: (upper picture, lower picture, title)."""
     figure, grid = new_figure(2, len(pairs), figsize=(1.35 * len(pairs), 3.2))
     for column, (upper, lower, text) in enumerate(pairs):
         show_picture(grid[0, column], upper, text)

@@ -1,4 +1,4 @@
-"""Figures of results: where a classifier is right, how sure it is, and what it says of a picture."""
+"""Figures of results: where a classifier is right, how sure it is, and what it says about a picture."""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -10,7 +10,7 @@ from imgclassify.display import BLUE, GREY, ORANGE
 from imgclassify.evaluation.metrics import BINS, Evaluation, wilson_interval
 from imgclassify.visualization.style import new_figure, show_picture
 
-_COUNT_COLORS = ("#767676", "black", "white")  # in a confusion matrix: of nothing, on light, on dark
+_COUNT_COLORS = ("#767676", "black", "white")  # in a confusion matrix: of zero, on light, on dark
 
 
 def _percent(share: float) -> str:
@@ -105,7 +105,7 @@ def plot_reliability(evaluation: Evaluation) -> Figure:
 
 
 def plot_mistakes(images: np.ndarray, evaluation: Evaluation, *, count: int = 12) -> Figure | None:
-    """The mistakes made with the highest confidence, with predicted and true class; None where there are none.
+    """The mistakes made with the highest confidence, with predicted and true class; None if there are none.
 
     Args:
         images: The evaluated pictures, uint8 or float in [0, 1], (N, H, W, 3).
@@ -133,11 +133,11 @@ def plot_mistakes(images: np.ndarray, evaluation: Evaluation, *, count: int = 12
 
 
 def plot_model_view(picture: Picture, model=None) -> Figure:
-    """A picture beside what a model sees of it.
+    """A picture next to what a model sees of it.
 
     Args:
         picture: See `decode_image`.
-        model: A `Classifier`, or a Keras model; default: one for pictures of 32 x 32 pixels.
+        model: A `Classifier`, or a Keras model; default: a model that sees 32 x 32 pixels.
 
     Raises:
         ImageError: The picture cannot be used.
@@ -157,8 +157,8 @@ def plot_prediction(
 
     Args:
         prediction: From `predict_image` or `classify_custom_image`.
-        picture: The picture as it was before; without it only the model's view is shown.
-        true_label: If it is known.
+        picture: The original picture; without it, only the model's view is shown.
+        true_label: The true class, if it is known.
         top: How many classes to show.
 
     Raises:

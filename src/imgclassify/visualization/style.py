@@ -1,4 +1,4 @@
-"""Style: how our figures look, and an empty one to draw in."""
+"""Style: how our figures look, and how to make an empty one."""
 
 import threading
 
@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 _STYLE: dict = {
     "figure.dpi": 100,
-    "figure.facecolor": "white",  # a card of its own in a dark theme
+    "figure.facecolor": "white",  # a white card in a dark theme
     "figure.constrained_layout.use": True,
     "font.size": 10,
     "axes.titlesize": 11,
@@ -16,13 +16,13 @@ _STYLE: dict = {
     "axes.spines.right": False,
     "axes.grid": False,
 }
-_styling = threading.Lock()  # pyplot's settings belong to the process, and panels draw in threads
+_styling = threading.Lock()  # pyplot's settings are global, and panels draw in threads
 
 
 def new_figure(
     rows: int = 1, columns: int = 1, *, figure: Figure | None = None, **options
 ) -> tuple[Figure, np.ndarray]:
-    """A figure in our style, or the empty one that is given, with its axes as an array (rows, columns)."""
+    """A new figure in our style, or the given empty one, with its axes as an array (rows, columns)."""
     with _styling, plt.rc_context(_STYLE):
         if figure is not None:
             figure.set_facecolor(_STYLE["figure.facecolor"])
@@ -31,7 +31,7 @@ def new_figure(
 
 
 def show_picture(axes, image: np.ndarray, title: str = "", color: str = "black") -> None:
-    """Show a picture in a panel of its own, every pixel as it is."""
+    """Show a picture in its own panel, without interpolation."""
     axes.imshow(image, interpolation="nearest")
     axes.set_title(title, fontsize=9, color=color)
     axes.axis("off")

@@ -14,23 +14,23 @@ from imgclassify.visualization.style import new_figure
 def plot_history(history, *, title: str = "", figure: Figure | None = None) -> Figure:
     """Accuracy and loss over the epochs, for training and validation data; the best epoch is marked.
 
-    The training curves are of the pictures as they were trained on: varied, and hard ones only where the recipe's
-    `hard_fraction` says so.
+    The training curves are measured on the pictures as they were trained on: augmented, and only the hard ones if the
+    recipe's `hard_fraction` is below 1.
 
     Args:
         history: A dict of lists with "loss", "accuracy", "val_loss", "val_accuracy", or a Keras `History`.
         title: Above both panels, for instance the data's source.
-        figure: An empty figure to draw in; default: a new one of pyplot's.
+        figure: An empty figure to draw in; default: a new pyplot figure.
 
     Returns:
         The figure, with two panels.
 
     Raises:
-        ValueError: `history` holds no epoch, or not these lists.
+        ValueError: `history` has no epoch, or lacks these lists.
     """
     values: Mapping[str, Sequence[float]] = getattr(history, "history", history)
     if not values.get("loss") or not values.get("accuracy"):
-        raise ValueError(f'A history has at least one epoch of "loss" and "accuracy". Received: {sorted(values)}')
+        raise ValueError(f'A history must have at least one epoch of "loss" and "accuracy". Received: {sorted(values)}')
     figure, ((left, right),) = new_figure(1, 2, figure=figure, figsize=(10, 3.8))
     for axes, key, label in ((left, "accuracy", "accuracy"), (right, "loss", "loss (cross-entropy, nats)")):
         epochs = np.arange(1, len(values[key]) + 1)
@@ -63,7 +63,7 @@ def plot_runs(runs: Sequence[Run], *, figure: Figure | None = None) -> Figure:
 
     Args:
         runs: From `list_runs` or `compare_runs(...).runs`.
-        figure: An empty figure to draw in, as high as one row is to be; default: a new one of pyplot's.
+        figure: An empty figure to draw in, with the height of one row; default: a new pyplot figure.
 
     Raises:
         ValueError: No run has a finished epoch.
@@ -90,7 +90,7 @@ def plot_runs(runs: Sequence[Run], *, figure: Figure | None = None) -> Figure:
 
 
 def plot_spread(accuracies: Mapping[str, Sequence[float]], *, title: str = "", xlabel: str = "accuracy") -> Figure:
-    """Accuracies of several trainings each of some variants: a dot per training, a bar at the mean.
+    """Accuracies of variants that were each trained several times: a dot per training, a bar at the mean.
 
     Args:
         accuracies: For each variant's label, top to bottom, its accuracies, 0 to 1.
@@ -113,7 +113,7 @@ def plot_learning_curve(accuracies: Mapping[int, Sequence[float]], *, title: str
     """Accuracy against the number of training pictures, on a logarithmic scale: a dot per training, a line at the mean.
 
     Args:
-        accuracies: For each number of training pictures the accuracies reached, 0 to 1.
+        accuracies: For each number of training pictures, the accuracies reached, 0 to 1.
         title: Above the panel.
     """
     figure, ((axes,),) = new_figure(figsize=(6, 3.8))

@@ -1,1 +1,1 @@
-"""Widgets: upload box, training panel and camera; each does nothing that the package's functions do not do."""
+"""Widgets: upload box, training panel and camera; they do only what the package's functions do."""

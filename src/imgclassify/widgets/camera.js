@@ -1,16 +1,16 @@
-// The browser's half of CameraClassifier (camera.py). Frames go to the kernel and nowhere else; the next one leaves
-// only when the last one is answered.
+// The browser's half of CameraClassifier (camera.py). Frames go to the kernel and nowhere else; the next one is sent
+// only after the last one has been answered.
 
 const UPLOAD = " Or use the upload box.";
-const INSECURE = "The browser gives this page no camera: it does so only on https:// or on localhost. Use the upload box instead.";
+const INSECURE = "This page cannot use a camera: browsers allow it only on https:// or on localhost. Use the upload box instead.";
 const REFUSED = {
-  NotAllowedError: "The camera was refused: allow it in the browser's address bar and start again." + UPLOAD,
+  NotAllowedError: "Access to the camera was denied: allow it in the browser's address bar and start again." + UPLOAD,
   NotFoundError: "No camera was found: connect one and start again." + UPLOAD,
   NotReadableError: "The camera is busy: close the program that uses it and start again." + UPLOAD,
 };
-const PATIENCE = 20; // seconds to wait for an answer before the camera is given back
+const PATIENCE = 20; // seconds to wait for an answer before the camera is switched off
 const NOTHING = "data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg'/>"; // an empty picture
-const PACE = 1000 / 15; // milliseconds between frames, at least: faster looks no better and takes the processor from others
+const PACE = 1000 / 15; // shortest time between frames, in milliseconds: faster looks no better and takes processor time from others
 
 function element(tag, className, parent, properties = {}) {
   const made = Object.assign(document.createElement(tag), properties, { className });
@@ -40,7 +40,7 @@ function render({ model, el }) {
   known.append(element("b", "", null, { textContent: model.get("class_names").join(", ") }), ".");
 
   const canvas = document.createElement("canvas");
-  const myself = `${Math.random()}/`; // the same widget may be shown twice: answers are told apart
+  const myself = `${Math.random()}/`; // the same widget may be shown twice: this tells their answers apart
   let stream = null, opening = false, opened = 0, sent = 0, waiting = null, repeat = false, times = [], watch = 0;
 
   function say(text, bad = false) {
@@ -57,7 +57,7 @@ function render({ model, el }) {
   }
 
   function stop(text = "The camera is off.", bad = false) {
-    opened += 1; // a start still under way gives its camera back
+    opened += 1; // a start that is still under way gives its camera back
     stream?.getTracks().forEach((track) => track.stop());
     stream = video.srcObject = waiting = null;
     opening = repeat = false;
@@ -147,7 +147,7 @@ function render({ model, el }) {
   function toggle() {
     repeat = !repeat;
     times = [];
-    say(repeat ? "Classifying what the camera sees, as fast as answers come." : "Paused.");
+    say(repeat ? "Classifying what the camera sees, as fast as possible." : "Paused.");
     update();
     send();
   }

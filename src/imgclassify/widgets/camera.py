@@ -11,17 +11,17 @@ from imgclassify.data.images import ImageError
 from imgclassify.display import picture_uri
 from imgclassify.settings import PACKAGE
 
-MAX_FRAME_BYTES = 1_000_000  # a frame of three times the model's side has some 20 kB
+MAX_FRAME_BYTES = 1_000_000  # a frame with three times the model's side has about 20 kB
 _HERE = Path(__file__).parent
-_DETAIL = 3  # side of a frame in sides of the model's input: enough left for the antialiasing here
+_DETAIL = 3  # side of a frame, as a multiple of the model's input side; leaves enough pixels for antialiasing here
 
 
 class CameraClassifier(anywidget.AnyWidget):
     """A camera box: live preview, snapshot and continuous classification of what the browser's camera sees.
 
     The browser cuts each frame to its central square and shrinks it; only this small picture goes to the
-    kernel, which classifies it like any other picture. Nothing is stored. The preview is mirrored, as in a
-    mirror; what is classified is not.
+    kernel, which classifies it like any other picture. Nothing is stored. The preview is mirrored; what is
+    classified is not.
 
     Args:
         model: A `Classifier`, or a Keras model; its input must be square and RGB.
@@ -30,7 +30,7 @@ class CameraClassifier(anywidget.AnyWidget):
         prediction: The last `Prediction`; None before the first.
 
     Raises:
-        ValueError: The model takes no square RGB pictures.
+        ValueError: The model does not take square RGB pictures.
     """
 
     _esm = _HERE / "camera.js"
@@ -46,13 +46,13 @@ class CameraClassifier(anywidget.AnyWidget):
         self.on_msg(self._on_frame)
 
     def classify_frame(self, content: bytes) -> Prediction:
-        """Classify one frame as if the browser had sent it; also for code and tests.
+        """Classify one frame as if the browser had sent it; can also be called from code and tests.
 
         Args:
             content: A picture file, at most 1 MB; the browser sends PNG.
 
         Returns:
-            The prediction, which `prediction` keeps as well.
+            The prediction, which is also kept in `prediction`.
 
         Raises:
             ImageError: The frame is too large or cannot be read.

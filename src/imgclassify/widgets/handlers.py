@@ -31,5 +31,5 @@ def styled(*children: ipywidgets.Widget) -> list[ipywidgets.Widget]:
 
 
 def row(*children: ipywidgets.Widget) -> ipywidgets.HBox:
-    """Widgets beside one another, wrapped on a narrow page."""
+    """Widgets side by side, which wrap on a narrow page."""
     return ipywidgets.HBox(children, layout={"flex_flow": "row wrap", "max_width": "100%"})

@@ -34,7 +34,7 @@ class TrainingPanel(ipywidgets.VBox):
 
     Attributes:
         recipe, epochs, batch_size, learning_rate, augmentation, seed, share: The controls.
-        start, stop: The buttons. Start returns at once; Stop ends the training after the step it is in.
+        start, stop: The buttons. Start returns at once; Stop ends the training after the current step.
         status, message: `HTML` with the progress, and with sentences about what went wrong.
         curves: `Image` with the history so far.
         runs: `SelectMultiple` of run names.
@@ -52,7 +52,7 @@ class TrainingPanel(ipywidgets.VBox):
         wide = {"style": {"description_width": "95px"}, "layout": {"width": "250px", "max_width": "100%"}}
         baseline = RECIPES["baseline"]
         self.recipe = ipywidgets.Dropdown(options=list(RECIPES), value=baseline.name, description="Recipe", **wide)
-        # No bounds: what is out of range is said when the training starts, and not changed unasked.
+        # No bounds: a value out of range is reported when the training starts, not changed silently.
         self.epochs = ipywidgets.IntText(baseline.epochs, description="Epochs", **wide)
         self.batch_size = ipywidgets.IntText(baseline.batch_size, description="Batch size", **wide)
         self.learning_rate = ipywidgets.FloatText(
@@ -192,7 +192,7 @@ class TrainingPanel(ipywidgets.VBox):
     @guarded
     def _on_delete(self, _button) -> None:
         if not self.runs.value:
-            raise ValueError("Choose one or several runs in the list first.")
+            raise ValueError("Choose one or more runs in the list first.")
         self.message.value = ""
         self._doomed = self.runs.value
         self._question.value = f"Delete {display.escape(', '.join(self._doomed))} for good?"
@@ -211,7 +211,7 @@ class TrainingPanel(ipywidgets.VBox):
         self._asking.layout.display = "none"
 
     def _list_runs(self) -> None:
-        """Show which runs there are, keeping what is chosen."""
+        """List the runs; the chosen ones stay chosen."""
         chosen, names = self.runs.value, [run.name for run in list_runs()]
         self.runs.options = names
         self.runs.value = [name for name in chosen if name in names]
@@ -239,7 +239,7 @@ class _StatusProgress(Progress):
         self._put(line)
 
     def update(self, line: str) -> None:
-        if self._stop.is_set():  # also where a download is shown, which knows no other way to stop
+        if self._stop.is_set():  # during a download too, which cannot be stopped in any other way
             raise KeyboardInterrupt
         if time.monotonic() - self._last_update > 0.25:
             self._last_update = time.monotonic()

@@ -1,4 +1,4 @@
-"""The upload box: classifies pictures from the computer, from a path, or from examples at once."""
+"""The upload box: classifies pictures from the computer, a path or the examples as soon as they are chosen."""
 
 import time
 import traceback
@@ -19,22 +19,22 @@ from imgclassify.runs.manifest import ModelFileError, read_manifest
 from imgclassify.runs.names import list_models, short_name
 from imgclassify.widgets.handlers import guarded, row, styled
 
-_GIVEN = "given"  # not None, which a Dropdown may show as no choice at all
+_GIVEN = "given"  # not None, which a Dropdown may show as no choice
 _SOCKET_BYTES = 7_000_000  # JupyterLab's default message limit is 10 MiB, and uploads travel as base64
 
 
 class UploadClassifier(ipywidgets.VBox):
-    """A box that classifies each picture chosen from the computer, from a path, or from the examples at once.
+    """A box that classifies each picture from the computer, a path or the examples as soon as it is chosen.
 
     Args:
         model: A `Classifier`, or a Keras model; default: `load_model("best")`.
         path_box: Offer a box for the path of a file on the kernel's machine, for files too large to upload.
-        max_bytes: Largest upload, in bytes. Files chosen together travel together; the server drops more than it
-            takes before it gets here.
+        max_bytes: Largest upload, in bytes. Files chosen together are sent together; what is too large for the
+            server is dropped before it arrives here.
 
     Attributes:
         upload: The `FileUpload` button.
-        models: The choice of models.
+        models: The drop-down list of models.
         path, open_path: The path box and its button; None without `path_box`.
         examples: A button for each example, each with its picture above.
         message: `HTML` for sentences about what went wrong.
@@ -45,7 +45,7 @@ class UploadClassifier(ipywidgets.VBox):
     def __init__(self, model=None, *, path_box: bool = True, max_bytes: int = _SOCKET_BYTES):
         self._max_bytes = max_bytes
         self._model = self._given = Classifier.of(model) if model is not None else load_model("best")
-        self._files: Sequence[tuple[str, Picture]] = ()  # shown at present
+        self._files: Sequence[tuple[str, Picture]] = ()  # currently shown
         self.predictions: list[Prediction] = []
         self.message, self.output, self._classes = ipywidgets.HTML(), ipywidgets.HTML(), ipywidgets.HTML()
         wide = {"width": "360px", "max_width": "100%"}
@@ -127,7 +127,7 @@ class UploadClassifier(ipywidgets.VBox):
     def _on_path(self, _event) -> None:
         path = self.path.value.strip().strip("\"'")
         if not path:
-            raise ImageError("Write the path of a picture into the box first.")
+            raise ImageError("Enter the path of a picture in the box first.")
         self.classify([(path, Path(path))])
 
     @guarded
@@ -156,7 +156,7 @@ class UploadClassifier(ipywidgets.VBox):
 
 
 def _choices(given: Classifier) -> dict:
-    """Options and value of the list of models: the published ones, and the given one if it is none of them."""
+    """Options and value of the list of models: the published ones, and the given one if it is not among them."""
     options = [(path.name, path) for path in list_models()]
     for name, path in options:
         try:

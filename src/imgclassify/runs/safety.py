@@ -1,0 +1,202 @@
+"""Safety: what a model file may hold. It is read as data and checked before Keras builds anything from it.
+
+Keras' safe mode is not enough: a layer may name a public function of Keras, which is then called on loading, and some
+of these write files. So only classes on the lists here are built, and only if the file has weights enough for them.
+"""
+
+import contextlib
+import io
+import json
+import math
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from imgclassify import backend
+
+_MODELS = {"Functional", "Sequential", "Model"}
+_LAYERS = {
+    "InputLayer", "Conv2D", "DepthwiseConv2D", "SeparableConv2D", "Conv2DTranspose", "Dense", "Flatten", "Reshape",
+    "Permute", "Dropout", "SpatialDropout2D", "GaussianNoise", "GaussianDropout", "BatchNormalization",
+    "LayerNormalization", "GroupNormalization", "UnitNormalization", "Normalization", "MaxPooling2D",
+    "AveragePooling2D", "GlobalMaxPooling2D", "GlobalAveragePooling2D", "ZeroPadding2D", "Cropping2D", "UpSampling2D",
+    "Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate", "Activation", "ReLU", "LeakyReLU",
+    "PReLU", "ELU", "Softmax", "Rescaling", "Resizing", "CenterCrop", "RandomFlip", "RandomRotation", "RandomZoom",
+    "RandomTranslation", "RandomContrast", "RandomBrightness", "RandomCrop",
+}  # fmt: skip
+_PARTS = {
+    "Zeros", "Ones", "Constant", "RandomNormal", "RandomUniform", "TruncatedNormal", "VarianceScaling", "GlorotUniform",
+    "GlorotNormal", "HeUniform", "HeNormal", "LecunUniform", "LecunNormal", "Orthogonal", "Identity",
+    "IdentityInitializer", "L1", "L2", "L1L2", "MaxNorm", "MinMaxNorm", "NonNeg", "UnitNorm", "DTypePolicy",
+}  # fmt: skip
+_TENSOR = "__keras_tensor__"  # how a configuration refers to a layer's output
+_MODULES = (None, "keras", "keras.layers", "keras.initializers", "keras.regularizers", "keras.constraints",
+            "keras.models", "keras.src.models.functional", "keras.src.models.sequential", "keras.src.models.model",
+            "keras.src.engine.functional", "keras.engine.functional", "keras.src.engine.sequential",
+            "keras.engine.sequential")  # fmt: skip
+_ACTIVATIONS = {
+    "linear", "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "swish", "mish", "sigmoid",
+    "hard_sigmoid", "hard_silu", "hard_swish", "tanh", "softplus", "softsign", "softmax", "exponential",
+}  # fmt: skip
+_FUNCTION_MODULES = ("builtins", "keras.activations", None)  # of an activation that is written as a dictionary
+
+_MEMBERS = {"metadata.json": 1_000_000, "config.json": 10_000_000, "model.weights.h5": 1_500_000_000}  # bytes, at most
+_MOST_LAYERS = 1_000
+_MOST_VALUES = 2**28  # of all outputs of all layers for one picture: a gibibyte
+_COMPRESSION = 20  # to one, at most
+
+
+class UnsafeModelError(Exception):
+    """What is wrong with a model file: the end of a sentence that begins with its path."""
+
+
+def check_file(path: Path) -> None:
+    """Check a model file before Keras reads it.
+
+    Args:
+        path: A `.keras` or `.h5` file.
+
+    Raises:
+        UnsafeModelError: It holds a class or function that is not on the lists, needs more memory than its weights
+            have, refers to other files, or is no Keras file.
+        Exception: h5py and zipfile raise many kinds for a damaged file.
+    """
+    with _weights(path) as (weights, text):
+        if text is None:
+            raise UnsafeModelError("holds no configuration of a Keras model")
+        if len(text) > _MEMBERS["config.json"]:
+            raise UnsafeModelError(f"has a configuration of {len(text):,} bytes, more than is accepted")
+        try:
+            config = json.loads(text)
+            _check_classes(config)
+        except RecursionError:
+            raise UnsafeModelError("has a configuration that is nested too deeply") from None
+        elements = _check_weights(weights)
+    _check_size(config, elements)
+
+
+def check_network(network) -> None:
+    """Check that a network is a picture classifier.
+
+    Raises:
+        UnsafeModelError: It takes something other than square or rectangular RGB pictures, gives something other
+            than one probability per class, or has weights that are not finite.
+    """
+    shapes = [getattr(network, name, None) for name in ("input_shape", "output_shape")]
+    expected = "expected one input (N, height, width, 3) and one output (N, classes)"
+    if isinstance(getattr(network, "input", None), dict):
+        raise UnsafeModelError(f"is no picture classifier: {expected}. Found: inputs by name")
+    if not all(isinstance(shape, tuple) and all(isinstance(side, int) for side in shape[1:]) for shape in shapes):
+        raise UnsafeModelError(f"is no picture classifier: {expected}. Found: {shapes[0]} and {shapes[1]}")
+    taken, given = cast(tuple, shapes[0]), cast(tuple, shapes[1])
+    if len(taken) != 4 or taken[-1] != 3 or len(given) != 2 or given[-1] < 2:
+        raise UnsafeModelError(f"is no picture classifier: {expected}. Found: {taken} and {given}")
+    if not all(np.isfinite(weight).all() for weight in network.get_weights()):
+        raise UnsafeModelError("has weights that are not finite, as after a training that diverged")
+    pictures = np.random.default_rng(0).random((2, *taken[1:]), dtype=np.float32)
+    answers = np.asarray(network(pictures, training=False))
+    if not (np.all(answers >= 0) and np.allclose(answers.sum(axis=1), 1, atol=1e-2)):
+        raise UnsafeModelError("gives no probabilities: expected a softmax at the end, so that each row sums to 1")
+
+
+@contextlib.contextmanager
+def _weights(path: Path) -> Iterator[tuple[Any, str | bytes | None]]:
+    """The open weights of a model file, and its configuration as text."""
+    import h5py
+
+    if path.suffix == ".h5":
+        with h5py.File(path, "r") as file:
+            yield file, file.attrs.get("model_config")
+        return
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        names = [member.filename for member in members]
+        if set(names) != set(_MEMBERS) or len(names) != len(_MEMBERS):
+            raise UnsafeModelError(f"holds {', '.join(sorted(names)[:5])}: expected {', '.join(_MEMBERS)}")
+        for member in members:
+            large = member.file_size > _MEMBERS[member.filename]
+            if large or (member.file_size > 1_000_000 and member.file_size > _COMPRESSION * member.compress_size):
+                raise UnsafeModelError(
+                    f"unpacks to more than is accepted: {member.file_size:,} bytes of {member.filename}"
+                )
+        content, text = archive.read("model.weights.h5"), archive.read("config.json")
+    with h5py.File(io.BytesIO(content), "r") as file:
+        yield file, text
+
+
+def _check_classes(config: Any) -> None:
+    """Only classes and functions on the lists; every dictionary of the configuration is looked at."""
+    if isinstance(config, list):
+        for item in config:
+            _check_classes(item)
+    if not isinstance(config, dict):
+        return
+    if "class_name" in config:
+        name, module = config["class_name"], config.get("module")
+        allowed = isinstance(name, str) and name in _MODELS | _LAYERS | _PARTS and module in _MODULES
+        function = name == "function" and module in _FUNCTION_MODULES and config.get("config") in _ACTIVATIONS
+        if not (allowed or function or name == _TENSOR):
+            raise UnsafeModelError(f"carries code, or a layer that is not on the list: {name!s:.60} of {module!s:.60}")
+        if config.get("registered_name") not in (None, name):
+            raise UnsafeModelError(f"carries code: {config['registered_name']!s:.60} is registered outside Keras")
+    activation = config.get("activation")
+    if isinstance(activation, str) and activation not in _ACTIVATIONS:
+        raise UnsafeModelError(f"has an activation that is not on the list: {activation:.60}")
+    for key, value in config.items():
+        if key != "compile_config":  # Keras is told not to read it
+            _check_classes(value)
+
+
+def _check_weights(file) -> int:
+    """How many numbers the file holds; it must hold plain ones, and hold them itself."""
+    import h5py
+
+    elements, groups = 0, [file]
+    while groups:
+        group = groups.pop()
+        for name in group:
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                raise UnsafeModelError(f"refers to another place by {name!r:.60}: expected its own weights only")
+            item = group[name]
+            if isinstance(item, h5py.Group):
+                groups.append(item)
+                continue
+            if item.is_virtual or item.external or item.dtype.kind not in "fiub":
+                raise UnsafeModelError(f"holds {name!r:.60}, which is not an array of numbers of its own")
+            if item.nbytes > _COMPRESSION * max(item.id.get_storage_size(), 1_000_000):
+                raise UnsafeModelError(f"unpacks to more than is accepted: {item.nbytes:,} bytes of {name!r:.60}")
+            elements += item.size
+    return elements
+
+
+def _check_size(config: dict, elements: int) -> None:
+    """The network needs as many weights as the file has, and outputs that fit into memory.
+
+    It is built without its variables, in a scope in which Keras makes none.
+    """
+    keras = backend.keras()
+    from keras.src.backend.common import global_state
+
+    if not isinstance(config, dict) or config.get("class_name") not in _MODELS:
+        raise UnsafeModelError("holds no configuration of a Keras model")
+    kind = keras.Sequential if config["class_name"] == "Sequential" else keras.Model
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            network = kind.from_config(config["config"])
+            layers = list(network._flatten_layers(include_self=False))
+            shapes = [layer.output.shape for layer in layers if getattr(layer, "_inbound_nodes", None)]
+            needed = sum(math.prod(weight.shape) for weight in network.weights)
+    finally:
+        global_state.set_global_attribute("uninitialized_variables", [])
+    if len(layers) > _MOST_LAYERS:
+        raise UnsafeModelError(f"has {len(layers):,} layers: at most {_MOST_LAYERS:,} are accepted")
+    if needed > elements:
+        raise UnsafeModelError(f"holds {elements:,} weights, but its configuration needs {needed:,}")
+    values = sum(math.prod(side or 1 for side in shape) for shape in shapes if isinstance(shape, tuple))
+    if values > _MOST_VALUES:
+        raise UnsafeModelError(
+            f"would compute {values:,} values for one picture: at most {_MOST_VALUES:,} are accepted"
+        )
