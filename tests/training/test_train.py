@@ -198,7 +198,8 @@ def test_a_saved_run_holds_no_optimizer_state(tiny_run):
 
 
 def test_a_training_that_diverges_ends_at_once_says_so_and_is_not_published(tiny, quick):
-    with pytest.raises(DivergedError, match=r"no longer finite at step \d+ of epoch 1.* smaller learning rate than 1e\+30"):
+    said = r"no longer finite at step \d+ of epoch 1.* smaller learning rate than 1e\+30"
+    with pytest.raises(DivergedError, match=said):
         train_or_load_model("baseline", tiny, learning_rate=1e30, **quick)
     manifest = the_run()
     assert manifest.status == "failed"
