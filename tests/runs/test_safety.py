@@ -148,6 +148,12 @@ HOSTILE_LAYERS = {
     "a class with a dot": layer("keras.layers.Dense", units=3),
     "a module that is a list": layer("Dense", module=["keras.layers"], units=3),
     "a module below keras": layer("Dense", module="keras.src.layers.core.dense", units=3),
+    "a nested model with a loss": {
+        "class_name": "Sequential",
+        "module": "keras",
+        "config": {"layers": [layer("InputLayer", batch_shape=[None, 30, 30, 2])]},
+        "compile_config": {"loss": function("load_model", "keras.saving")},
+    },
     "a nested model with a lambda": {
         "class_name": "Sequential",
         "module": "keras",
@@ -190,14 +196,17 @@ HOSTILE_TEXTS = {
     "a model without layers": '{"class_name": "Sequential", "config": {"layers": []}}',
     "a model without a configuration": '{"class_name": "Sequential"}',
     "a huge text": '"' + "a" * 11_000_000 + '"',
-    "two thousand layers": json.dumps(
+    "twenty thousand layers": json.dumps(
         {
             "class_name": "Sequential",
             "module": "keras",
             "config": {
                 "layers": [
                     layer("InputLayer", batch_shape=[None, 32, 32, 3]),
-                    *(layer("Rescaling", scale=1.0) | {"config": {"name": f"r{i}", "scale": 1.0}} for i in range(2000)),
+                    *(
+                        layer("Rescaling", scale=1.0) | {"config": {"name": f"r{i}", "scale": 1.0}}
+                        for i in range(20_000)
+                    ),
                 ]
             },
         }

@@ -44,7 +44,7 @@ _ACTIVATIONS = {
 _FUNCTION_MODULES = ("builtins", "keras.activations", None)  # of an activation that is written as a dictionary
 
 _MEMBERS = {"metadata.json": 1_000_000, "config.json": 10_000_000, "model.weights.h5": 1_500_000_000}  # bytes, at most
-_MOST_LAYERS = 1_000
+_MOST_CLASSES = 10_000  # layers with their initializers and so on; a network of 300 layers has some 2,000
 _MOST_VALUES = 2**28  # of all outputs of all layers for one picture: a gibibyte
 _COMPRESSION = 20  # to one, at most
 
@@ -71,9 +71,13 @@ def check_file(path: Path) -> None:
             raise UnsafeModelError(f"has a configuration of {len(text):,} bytes, more than is accepted")
         try:
             config = json.loads(text)
-            _check_classes(config)
+            if isinstance(config, dict):
+                config.pop("compile_config", None)  # the optimizer and the loss, which Keras is told not to read
+            classes = _check_classes(config)
         except RecursionError:
             raise UnsafeModelError("has a configuration that is nested too deeply") from None
+        if classes > _MOST_CLASSES:
+            raise UnsafeModelError(f"has {classes:,} layers and parts: at most {_MOST_CLASSES:,} are accepted")
         elements = _check_weights(weights)
     _check_size(config, elements)
 
@@ -127,13 +131,12 @@ def _weights(path: Path) -> Iterator[tuple[Any, str | bytes | None]]:
         yield file, text
 
 
-def _check_classes(config: Any) -> None:
-    """Only classes and functions on the lists; every dictionary of the configuration is looked at."""
+def _check_classes(config: Any) -> int:
+    """Only classes and functions on the lists; every dictionary is looked at. Returns how many classes there are."""
     if isinstance(config, list):
-        for item in config:
-            _check_classes(item)
+        return sum(map(_check_classes, config))
     if not isinstance(config, dict):
-        return
+        return 0
     if "class_name" in config:
         name, module = config["class_name"], config.get("module")
         allowed = isinstance(name, str) and name in _MODELS | _LAYERS | _PARTS and module in _MODULES
@@ -145,9 +148,7 @@ def _check_classes(config: Any) -> None:
     activation = config.get("activation")
     if isinstance(activation, str) and activation not in _ACTIVATIONS:
         raise UnsafeModelError(f"has an activation that is not on the list: {activation:.60}")
-    for key, value in config.items():
-        if key != "compile_config":  # Keras is told not to read it
-            _check_classes(value)
+    return ("class_name" in config) + sum(map(_check_classes, config.values()))
 
 
 def _check_weights(file) -> int:
@@ -186,13 +187,11 @@ def _check_size(config: dict, elements: int) -> None:
     try:
         with keras.StatelessScope(initialize_variables=False):
             network = kind.from_config(config["config"])
-            layers = list(network._flatten_layers(include_self=False))
+            layers = network._flatten_layers(include_self=False)
             shapes = [layer.output.shape for layer in layers if getattr(layer, "_inbound_nodes", None)]
             needed = sum(math.prod(weight.shape) for weight in network.weights)
     finally:
         global_state.set_global_attribute("uninitialized_variables", [])
-    if len(layers) > _MOST_LAYERS:
-        raise UnsafeModelError(f"has {len(layers):,} layers: at most {_MOST_LAYERS:,} are accepted")
     if needed > elements:
         raise UnsafeModelError(f"holds {elements:,} weights, but its configuration needs {needed:,}")
     values = sum(math.prod(side or 1 for side in shape) for shape in shapes if isinstance(shape, tuple))

@@ -8,7 +8,8 @@ from typing import Any
 from imgclassify.classifier import Classifier, load_model
 from imgclassify.data.dataset import Dataset
 from imgclassify.data.loading import as_dataset, load_dataset
-from imgclassify.evaluation.metrics import evaluate_model, recorded_metrics
+from imgclassify.evaluation.metrics import Evaluation, check_labels, recorded_metrics
+from imgclassify.models.inference import combine_views, predict_views
 from imgclassify.recipes import Recipe, get_recipe
 from imgclassify.runs.files import check_target
 from imgclassify.runs.manifest import Manifest, ModelFileError
@@ -56,7 +57,9 @@ def train_or_load_model(
     target, existing = find_published(wanted.name, data.name if data else "cifar10", path)
     if existing is not None and not replace:
         classifier = load_model(existing)
-        asked = asdict(wanted) if isinstance(recipe, Recipe) else settings
+        asked = asdict(wanted)
+        if not isinstance(recipe, Recipe):
+            asked = {key: asked[key] for key, value in settings.items() if value is not None}
         run_options = {key: options[key] for key in ("seed", "share", "precision") if key in options}
         asked = asked | {key: value for key, value in run_options.items() if value != "auto"}
         _check_as_asked(existing, classifier.manifest, asked, data)
@@ -70,10 +73,12 @@ def train_or_load_model(
 
 
 def measured_on_test(classifier: Classifier, data: Dataset) -> Classifier:
-    """The classifier, measured on the test data, with the results in its manifest."""
-    measured = evaluate_model(classifier, data.x_test, data.y_test)
-    single = evaluate_model(classifier, data.x_test, data.y_test, views=1) if classifier.manifest.views > 1 else None
-    return classifier.recorded(metrics={**classifier.manifest.metrics, **recorded_metrics("test", measured, single)})
+    """The classifier with its results on the test data in its manifest; each view is predicted only once."""
+    labels = check_labels(data.x_test, data.y_test, len(classifier.class_names))
+    views = predict_views(classifier.network, data.x_test, views=classifier.manifest.views)
+    measured, single = (Evaluation(probabilities, labels) for probabilities in (combine_views(views), views[0]))
+    metrics = recorded_metrics("test", measured, single if len(views) > 1 else None)
+    return classifier.recorded(metrics={**classifier.manifest.metrics, **metrics})
 
 
 def find_published(recipe: str, dataset: str, path: str | os.PathLike | None = None) -> tuple[Path, Path | None]:
