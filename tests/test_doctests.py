@@ -1,5 +1,6 @@
 """The examples in docstrings hold, and the public functions say what they give."""
 
+import ast
 import doctest
 import importlib
 import inspect
@@ -10,7 +11,7 @@ import pytest
 import imgclassify
 
 PACKAGE = Path(imgclassify.__file__).parent
-EXAMPLES = 19  # in the package when this was written; more may follow
+EXAMPLES = 30  # in the package when this was written; more may follow
 
 
 def module_name(path: Path) -> str:
@@ -45,3 +46,12 @@ def says_what_it_gives(docstring: str) -> bool:
     """Whether a docstring is one line, or says in its first line or under "Returns:" what is returned."""
     first, *rest = docstring.splitlines() or [""]
     return bool(first) and (not rest or "returns" in first or "Returns:" in rest)
+
+
+def test_editors_are_told_of_the_same_names_as_are_imported_on_first_use():
+    tree = ast.parse((PACKAGE / "__init__.pyi").read_text(encoding="utf-8"))
+    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    told = {alias.name: node.module for node in imports for alias in node.names}
+    assert sorted(told) == imgclassify.__all__
+    for name, module in told.items():
+        assert getattr(importlib.import_module(module), name) is getattr(imgclassify, name)

@@ -259,6 +259,12 @@ def predict_image(model, image: np.ndarray, *, class_names: Sequence[str] | None
     Raises:
         ImageError: `image` has another shape, type or range.
         ValueError: The number of class names differs from the number of outputs.
+
+    Example:
+        >>> from imgclassify import build_model
+        >>> prediction = predict_image(build_model(num_classes=2), np.zeros((32, 32, 3), np.uint8))
+        >>> sorted(prediction.probabilities)
+        ['0', '1']
     """
     return Classifier.of(model, class_names).answer(image)
 
@@ -281,5 +287,11 @@ def classify_custom_image(
         ImageError: The picture cannot be used.
         ValueError: The model does not take square RGB pictures, or the number of class names differs from the number
             of outputs.
+
+    Example:
+        >>> from imgclassify import build_model
+        >>> photo = np.full((300, 500, 3), 90, np.uint8)
+        >>> classify_custom_image(build_model(num_classes=2), photo, class_names=("cat", "dog")).image.shape
+        (32, 32, 3)
     """
     return Classifier.of(model, class_names).predict(picture, name=name)

@@ -61,7 +61,7 @@ def _list_skipped(skipped: Iterable[str]) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """The whole job: find the data, load or train the baseline, evaluate, plot, classify."""
-    from imgclassify import decode_image, load_dataset, load_model, train_or_load_model
+    from imgclassify import decode_image, load_model, train_or_load_model
     from imgclassify.evaluation.metrics import evaluate_model
     from imgclassify.runs.names import runs_dir
     from imgclassify.training.publish import find_published
@@ -69,10 +69,7 @@ def run(options: argparse.Namespace) -> int:
     say: Callable = (lambda *words: None) if options.json else print
     for file in options.image:
         decode_image(file)  # a bad file is reported before any work is done
-    data = load_dataset(options.data)
-    _list_skipped(data.skipped)
-    if data.notice:
-        complain(data.notice)
+    data = _load_data(options.data)
     say(f"Data: {data.source}, {len(data.y_train):,} training and {len(data.y_test):,} test pictures")
 
     published, existing = find_published("baseline", data.name)
@@ -101,7 +98,9 @@ def run(options: argparse.Namespace) -> int:
     say(f"Test picture 0, by {answering.name}: {prediction}; true class: {truth}")
     result |= {"model": answering.name, "test_picture": _as_json("test picture 0", prediction)}
     written = _save_figures(baseline, history, evaluation, {"data": data, "prediction": prediction, "by": answering})
-    result |= {"pictures": _classify_photos(options.image, load_model("best") if data.notice else answering, say)}
+    fallback = options.data == "auto" and data.name == "digits"  # of no use for photos
+    photo_model = load_model("best") if fallback and options.image else answering
+    result |= {"pictures": _classify_photos(options.image, photo_model, say)}
     if not existing:
         written = [published, runs_dir() / baseline.manifest.run, *written]
     result["written"] = [str(path) for path in written]
@@ -147,7 +146,7 @@ def _save_figures(baseline, history: dict, evaluation, shown: dict) -> list[Path
 
 def train(options: argparse.Namespace) -> int:
     """Train a network, and publish it if there is no model yet."""
-    from imgclassify import load_dataset, train_model, train_or_load_model
+    from imgclassify import train_model, train_or_load_model
     from imgclassify.recipes import check_name, get_recipe
     from imgclassify.training.publish import find_published
 
@@ -157,10 +156,7 @@ def train(options: argparse.Namespace) -> int:
         check_name(recipe.name if options.name is None else options.name)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    data = load_dataset(options.data)
-    _list_skipped(data.skipped)
-    if data.notice:
-        complain(data.notice)
+    data = _load_data(options.data)
     arguments = {"seed": options.seed, "share": options.share, "precision": options.precision, "name": options.name}
     target, existing = find_published(recipe.name, data.name)
     if existing and not options.replace:
@@ -192,7 +188,7 @@ def evaluate(options: argparse.Namespace) -> int:
     from imgclassify.evaluation.metrics import evaluate_model
 
     if options.data:
-        data = _load_for_evaluation(options.data)
+        data = _load_data(options.data)
         model = load_model(options.model, dataset=data.name)
     else:
         model = load_model(options.model)
@@ -202,7 +198,7 @@ def evaluate(options: argparse.Namespace) -> int:
                 f"{options.model} was trained on the folder {recorded.folder}, which no longer exists: "
                 "restore it, or give its new path with --data."
             )
-        data = _load_for_evaluation(recorded.location())
+        data = _load_data(recorded.location())
         if recorded.folder and recorded.fingerprint not in (None, data.fingerprint):
             complain(f"The pictures in {recorded.folder} have changed since the model was trained.")
     if model.class_names != data.class_names:
@@ -228,7 +224,7 @@ def evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
-def _load_for_evaluation(name: str):
+def _load_data(name: str):
     from imgclassify import load_dataset
 
     data = load_dataset(name)

@@ -122,7 +122,7 @@ def test_train_and_test_must_hold_the_same_classes(tmp_path):
     write_pictures(tmp_path / "colours" / "train", ("red", "blue"))
     write_pictures(tmp_path / "colours" / "test", ("red", "green"))
     with pytest.raises(
-        DatasetError, match=r"must contain the same classes. Found: \('blue', 'red'\) and \('green', 'red'\)"
+        DatasetError, match=r"must contain the same classes as .*Found: \('green', 'red'\) and \('blue', 'red'\)"
     ):
         load_dataset(tmp_path / "colours")
 
@@ -167,3 +167,36 @@ def test_a_folder_of_pictures_without_class_folders_is_an_error(tmp_path):
     Image.new("RGB", (40, 40)).save(tmp_path / "0.png")
     with pytest.raises(DatasetError, match=r"must contain one subfolder per class, at least two\. Found: \[\]"):
         load_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "training", "test"),
+    [
+        (("train", "test"), 20, 4),
+        (("Train", "Test"), 20, 4),
+        (("training", "testing"), 20, 4),
+        (("train", "validation", "test"), 24, 4),
+        (("TRAIN", "val", "test"), 24, 4),
+        (("train", "valid"), 19, 5),
+    ],
+)
+def test_parts_are_recognised_in_their_usual_spellings(tmp_path, names, training, test):
+    for name in names:
+        write_pictures(tmp_path / "data" / name, count=10 if name.lower().startswith("train") else 2)
+    loaded = load_dataset(tmp_path / "data")
+    assert loaded.class_names == ("blue", "red")
+    assert (len(loaded.y_train), len(loaded.y_test)) == (training, test)
+    assert ("validation/" in loaded.notice) == (training > 20 or "valid" in names)
+
+
+def test_a_folder_with_two_training_parts_is_refused(tmp_path):
+    for name in ("train", "Training"):
+        write_pictures(tmp_path / "data" / name)
+    with pytest.raises(DatasetError, match="several folders for the same part"):
+        load_dataset(tmp_path / "data")
+
+
+def test_classes_that_are_called_like_a_part_are_classes_beside_others(tmp_path):
+    folder = write_pictures(tmp_path / "data")
+    shutil.copytree(folder / "red", folder / "train")
+    assert load_dataset(folder).class_names == ("blue", "red", "train")

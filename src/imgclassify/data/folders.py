@@ -11,13 +11,20 @@ from imgclassify.data.images import IMAGE_SUFFIXES, ImageError, decode_image, pr
 
 BUILT_IN = ("cifar10", "digits", "arrays")  # names of other data sets, which a folder must not have
 
+_PARTS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val"),
+    "test": ("test", "testing"),
+}
+
 
 def load_folder(folder: Path) -> Dataset:
     """The pictures in a folder of class folders, prepared as at prediction.
 
     Args:
-        folder: One subfolder per class, or `train/` and `test/` with one subfolder per class each. Without
-            `test/`, one picture in five becomes test data.
+        folder: One subfolder per class; or `train/`, and `validation/` or `test/` or both, with one subfolder per class
+            each, in their usual spellings. Without `test/`, one picture in five becomes test data. Pictures in
+            `validation/` are added to the training data, of which each training holds out its own part.
 
     Raises:
         DatasetError: There are fewer than two classes, or a class has too few readable pictures.
@@ -25,21 +32,40 @@ def load_folder(folder: Path) -> Dataset:
     folder = folder.resolve()
     name = folder.name + "-folder" if folder.name in BUILT_IN else folder.name
     about: dict[str, Any] = {"name": name, "source": f'folder "{folder.name}"', "folder": str(folder)}
-    if {"train", "test"} <= set(_subfolders(folder)):
-        class_names = _class_names(folder / "train")
-        if (others := _class_names(folder / "test")) != class_names:
-            raise DatasetError(
-                f"{folder}: train/ and test/ must contain the same classes. Found: {class_names} and {others}"
-            )
-        skipped: list[str] = []
-        arrays = [array for part in ("train", "test") for array in _read_pictures(folder / part, class_names, skipped)]
-        return named_parts(arrays, class_names=class_names, skipped=tuple(skipped), **about)
-    class_names, skipped = _class_names(folder), []
-    x, y = _read_pictures(folder, class_names, skipped)
+    parts = _parts(folder)
+    skipped: list[str] = []
+    class_names = _class_names(parts[0])
+    for part in parts[1:]:
+        if (others := _class_names(part)) != class_names:
+            raise DatasetError(f"{part} must contain the same classes as {parts[0]}. Found: {others} and {class_names}")
+    read = {_part_named(part.name): _read_pictures(part, class_names, skipped) for part in parts}
+    test = read.pop("test", None)
+    x, y = (np.concatenate(arrays) for arrays in zip(*read.values(), strict=True))
+    about |= {"class_names": class_names, "skipped": tuple(skipped)}
+    if "validation" in read:
+        about["notice"] = f"{folder}: the pictures in validation/ are used for training, which holds out its own part."
+    if test is not None:
+        return named_parts((x, y, *test), **about)
     few = [name for number, name in enumerate(class_names) if np.sum(y == number) < 2]
     if few:
-        raise DatasetError(f"{folder / few[0]} has a single readable picture: each class needs at least 2.")
-    return split_off_test(x, y, class_names, skipped=tuple(skipped), **about)
+        raise DatasetError(f"{parts[0] / few[0]} has a single readable picture: each class needs at least 2.")
+    return split_off_test(x, y, **about)
+
+
+def _parts(folder: Path) -> list[Path]:
+    """The folders that hold class folders: `folder` itself, or its parts, the one for training first."""
+    found = {name: _part_named(name) for name in _subfolders(folder)}
+    kinds = sorted(filter(None, found.values()))
+    if None in found.values() or "train" not in kinds or len(kinds) < 2:
+        return [folder]
+    if len(set(kinds)) < len(kinds):
+        raise DatasetError(f"{folder} has several folders for the same part: {', '.join(found)}. Keep one of each.")
+    return [folder / name for kind in ("train", "validation", "test") for name in found if found[name] == kind]
+
+
+def _part_named(name: str) -> str | None:
+    """Which part of a data set a folder of this name usually holds; None for another name."""
+    return next((part for part, spellings in _PARTS.items() if name.lower() in spellings), None)
 
 
 def _subfolders(folder: Path) -> list[str]:

@@ -163,6 +163,12 @@ def evaluate_model(
 
     Raises:
         ValueError: `x` and `y` do not match each other or the model.
+
+    Example:
+        >>> from imgclassify import build_model
+        >>> evaluation = evaluate_model(build_model(), np.zeros((3, 32, 32, 3), np.uint8), [0, 1, 2])
+        >>> evaluation.confusion.sum()
+        np.int64(3)
     """
     classifier = Classifier.of(model, class_names)
     labels = check_labels(x, y, len(classifier.class_names))

@@ -27,6 +27,11 @@ def plot_history(history, *, title: str = "", figure: Figure | None = None) -> F
 
     Raises:
         ValueError: `history` has no epoch, or lacks these lists.
+
+    Example:
+        >>> history = {"loss": [2.0, 1.5], "accuracy": [0.3, 0.5], "val_loss": [1.9, 1.6], "val_accuracy": [0.4, 0.5]}
+        >>> [axes.get_ylabel() for axes in plot_history(history, figure=Figure()).axes]
+        ['accuracy', 'loss (cross-entropy, nats)']
     """
     values: Mapping[str, Sequence[float]] = getattr(history, "history", history)
     if not values.get("loss") or not values.get("accuracy"):
