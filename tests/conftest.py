@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -129,3 +130,11 @@ def tiny_run(tiny, tmp_path_factory):
 def tiny_model(tiny_run):
     """A trained `Classifier` of `tiny`'s three classes; not to be modified."""
     return tiny_run.model
+
+
+@pytest.fixture(autouse=True)
+def no_figures_left():
+    """Closes the figures that a test has left open: pyplot warns of more than twenty."""
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")

@@ -124,6 +124,7 @@ def _save_figures(baseline, history: dict, evaluation, shown: dict) -> list[Path
     import matplotlib as mpl
 
     mpl.use("Agg")  # no display needed
+    import matplotlib.pyplot as plt
 
     from imgclassify import visualization
     from imgclassify.settings import artifacts_dir
@@ -141,6 +142,7 @@ def _save_figures(baseline, history: dict, evaluation, shown: dict) -> list[Path
     paths = [folder / f"{data.name}_{name}.png" for name in figures]
     for path, figure in zip(paths, figures.values(), strict=True):
         figure.savefig(path)
+        plt.close(figure)
     return paths
 
 
