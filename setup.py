@@ -5,6 +5,8 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
+SHIPPED = ("cifar10_best.keras", "cifar10_best.json", "cifar10_model.h5", "cifar10_model.json")
+
 
 class BuildWithModels(build_py):
     """Copies the shipped models, with their manifests, into the package that is built."""
@@ -16,8 +18,8 @@ class BuildWithModels(build_py):
             return
         target = Path(self.build_lib, "imgclassify", "shipped")
         self.mkpath(str(target))
-        for path in sorted(Path(__file__).parent.glob("artifacts/cifar10_*.*")):
-            self.copy_file(str(path), str(target / path.name))
+        for name in SHIPPED:
+            self.copy_file(str(Path(__file__).parent / "artifacts" / name), str(target / name))
 
 
 setup(cmdclass={"build_py": BuildWithModels})

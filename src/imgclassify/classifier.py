@@ -14,7 +14,7 @@ from imgclassify.data.images import ImageError, Picture, decode_image, prepare_i
 from imgclassify.models.inference import predict_probabilities
 from imgclassify.models.networks import PREPROCESSING, Preprocessing
 from imgclassify.runs import files
-from imgclassify.runs.manifest import Manifest
+from imgclassify.runs.manifest import Manifest, ModelFileError
 from imgclassify.runs.names import find_model, name_of
 
 
@@ -44,8 +44,12 @@ class Prediction:
         """The `k` most probable classes with their probabilities, best first."""
         return list(self.probabilities.items())[:k]
 
+    def describe(self, k: int = 3) -> str:
+        """The `k` most probable classes with their probabilities, as text."""
+        return ", ".join(f"{label} {probability:.1%}" for label, probability in self.top(k))
+
     def __str__(self) -> str:
-        return ", ".join(f"{label} {probability:.1%}" for label, probability in self.top())
+        return self.describe()
 
     __repr__ = __str__
 
@@ -235,7 +239,12 @@ def load_model(path_or_name: str | os.PathLike = "best", *, dataset: str = "cifa
         ModelFileError: There is no such model, it is damaged, does not match its manifest, or carries code.
     """
     path = find_model(path_or_name, dataset=dataset)
-    return Classifier.of(Classifier(*files.read_model(path), file=path))
+    try:
+        return Classifier.of(Classifier(*files.read_model(path), file=path))
+    except ModelFileError:
+        raise
+    except ValueError as error:  # names that are not as many as the outputs
+        raise ModelFileError(f"{path} does not match its manifest: {error}") from error
 
 
 def save_model(model, path: str | os.PathLike, *, replace: bool = False) -> Path:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 
 from imgclassify import commands
+from imgclassify.backend import PRECISIONS
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -71,8 +72,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--seed", type=_from_zero, default=0, help="seed for everything random, at least 0 (default: 0)")
     share = "train on this share of the training pictures, above 0 to 1 (default: 1)"
     train.add_argument("--share", type=_share, default=1.0, help=share)
-    precisions = ["auto", "float32", "mixed_float16", "mixed_bfloat16"]
-    train.add_argument("--precision", default="auto", choices=precisions, help="auto: the fastest for this hardware")
+    train.add_argument(
+        "--precision", default="auto", choices=["auto", *PRECISIONS], help="auto: the fastest for this hardware"
+    )
     train.add_argument("--name", help="name of the run (default: the recipe's)")
     train.add_argument("--replace", action="store_true", help="replace the published model once it is complete")
 
@@ -107,23 +109,27 @@ def _version() -> str:
 
 
 def _from_zero(text: str) -> int:
-    return _bounded(int(text), 0)
+    return _whole_number(text, 0, 2**32 - 1)
 
 
 def _from_one(text: str) -> int:
-    return _bounded(int(text), 1)
+    return _whole_number(text, 1, 2**32 - 1)
 
 
-def _bounded(number: int, low: int) -> int:
-    if number < low:
-        raise argparse.ArgumentTypeError(f"must be at least {low}")
-    return number
+def _whole_number(text: str, low: int, high: int) -> int:
+    if not (text.removeprefix("-").isdecimal() and low <= int(text) <= high):
+        raise argparse.ArgumentTypeError(f"must be a whole number from {low} to {high}. Received: {text}")
+    return int(text)
 
 
 def _share(text: str) -> float:
-    if not 0 < float(text) <= 1:
-        raise argparse.ArgumentTypeError("must be above 0 and at most 1")
-    return float(text)
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError(f"must be above 0 and at most 1. Received: {text}")
+    return share
 
 
 if __name__ == "__main__":

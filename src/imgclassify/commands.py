@@ -7,6 +7,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -75,8 +76,8 @@ def run(options: argparse.Namespace) -> int:
     published, existing = find_published("baseline", data.name)
     say(f"Model: {existing}" if existing else "Model: none trained yet on this data, so the baseline is trained now")
     baseline, history = train_or_load_model("baseline", data)
-    if baseline.manifest.status == "interrupted":
-        return 130
+    if not existing and baseline.manifest.status == "interrupted":
+        return fail(options, "interrupted; what was finished is kept", 130)
     evaluation = evaluate_model(baseline, data.x_test, data.y_test, source=data.source)
     say(f"Baseline: {evaluation}")
     result: dict[str, Any] = {
@@ -97,7 +98,7 @@ def run(options: argparse.Namespace) -> int:
     prediction = answering.answer(data.x_test[0])
     say(f"Test picture 0, by {answering.name}: {prediction}; true class: {truth}")
     result |= {"model": answering.name, "test_picture": _as_json("test picture 0", prediction)}
-    written = _save_figures(baseline, history, evaluation, {"data": data, "prediction": prediction, "by": answering})
+    written = _save_figures(baseline, history, evaluation, prediction=prediction, by=answering, data=data)
     fallback = options.data == "auto" and data.name == "digits"  # of no use for photos
     photo_model = load_model("best") if fallback and options.image else answering
     result |= {"pictures": _classify_photos(options.image, photo_model, say)}
@@ -120,7 +121,7 @@ def _classify_photos(files: list[str], model, say: Callable) -> list[dict]:
     return results
 
 
-def _save_figures(baseline, history: dict, evaluation, shown: dict) -> list[Path]:
+def _save_figures(baseline, history: dict, evaluation, *, prediction, by, data) -> list[Path]:
     import matplotlib as mpl
 
     mpl.use("Agg")  # no display needed
@@ -131,14 +132,14 @@ def _save_figures(baseline, history: dict, evaluation, shown: dict) -> list[Path
 
     folder = artifacts_dir() / "figures"
     folder.mkdir(parents=True, exist_ok=True)
-    data, figures = shown["data"], {}
+    figures = {}
     if history.get("loss"):
         title = f"Baseline, {baseline.manifest.dataset.source}"
         figures["history"] = visualization.plot_history(history, title=title)
     figures["confusion"] = visualization.plot_confusion_matrix(evaluation)
     truth = data.class_names[data.y_test[0]]
-    figures["prediction"] = visualization.plot_prediction(shown["prediction"], true_label=truth)
-    figures["prediction"].suptitle(f"by {shown['by'].name}", fontsize=9)
+    figures["prediction"] = visualization.plot_prediction(prediction, true_label=truth)
+    figures["prediction"].suptitle(f"by {by.name}", fontsize=9)
     paths = [folder / f"{data.name}_{name}.png" for name in figures]
     for path, figure in zip(paths, figures.values(), strict=True):
         figure.savefig(path)
@@ -169,7 +170,7 @@ def train(options: argparse.Namespace) -> int:
         text = f"Published as {target}."
     manifest = model.manifest
     if manifest.status == "interrupted":
-        return 130
+        return fail(options, "interrupted; what was finished is kept", 130)
     metrics = manifest.metrics
     low, high = metrics["val_interval"]
     lines = [
@@ -186,7 +187,7 @@ def train(options: argparse.Namespace) -> int:
 
 def evaluate(options: argparse.Namespace) -> int:
     """Measure a model on test data."""
-    from imgclassify import load_model
+    from imgclassify import Classifier, load_model
     from imgclassify.evaluation.metrics import evaluate_model
 
     if options.data:
@@ -203,6 +204,8 @@ def evaluate(options: argparse.Namespace) -> int:
         data = _load_data(recorded.location())
         if recorded.folder and recorded.fingerprint not in (None, data.fingerprint):
             complain(f"The pictures in {recorded.folder} have changed since the model was trained.")
+    if model.manifest.status == "unknown" and len(model.class_names) == len(data.class_names):
+        model = Classifier.of(model, data.class_names)  # a file without a manifest: the data says what its classes are
     if model.class_names != data.class_names:
         classes = ", ".join(data.class_names)
         raise ValueError(
@@ -252,7 +255,7 @@ def predict(options: argparse.Namespace) -> int:
         result = _as_json(str(file), prediction)
         results.append(result | {"probabilities": dict(prediction.top(options.top))})
         if not options.json:
-            print(f"{file}: " + ", ".join(f"{label} {share:.1%}" for label, share in prediction.top(options.top)))
+            print(f"{file}: {prediction.describe(options.top)}")
     if options.json:
         print_json({"model": model.name, "pictures": results, "refused": refused})
     return 1 if refused else 0
@@ -337,7 +340,9 @@ def runs(options: argparse.Namespace) -> int:
         _report(options, text, {"deleted": run if sure else None})
         return 0
     comparison = compare_runs(*options.names)
-    text = str(comparison) if comparison.runs else "No runs yet: `imgclassify train` makes one."
+    text = str(replace(comparison, problems=()))  # these are said on standard error
+    if not comparison.runs and not comparison.problems:
+        text = "No runs yet: `imgclassify train` makes one."
     _report(options, text, [run.manifest.to_dict() | {"name": run.name} for run in comparison.runs])
     for problem in comparison.problems:
         complain(problem)

@@ -72,7 +72,7 @@ def ours(data: Dataset, recipe: str, seed: int) -> dict:
 
 
 def main() -> None:
-    data = load_dataset("cifar10", offline=True)
+    data = load_dataset("cifar10")
     for task in sys.argv[1:] or ALL:
         name, _, seed = task.partition(":")
         print(f"--- {task}", flush=True)

@@ -196,7 +196,21 @@ def test_a_folder_with_two_training_parts_is_refused(tmp_path):
         load_dataset(tmp_path / "data")
 
 
-def test_classes_that_are_called_like_a_part_are_classes_beside_others(tmp_path):
+def test_a_class_called_like_a_part_is_a_class(tmp_path):
     folder = write_pictures(tmp_path / "data")
     shutil.copytree(folder / "red", folder / "train")
     assert load_dataset(folder).class_names == ("blue", "red", "train")
+
+
+def test_parts_beside_other_folders_are_refused(tmp_path):
+    for name in ("train", "test", "annotations"):
+        write_pictures(tmp_path / "data" / name)
+    with pytest.raises(DatasetError, match=r"test, train.* beside them annotations"):
+        load_dataset(tmp_path / "data")
+
+
+@pytest.mark.parametrize("name", ["train", "test", "val"])
+def test_a_data_folder_called_like_a_part_is_a_data_set(tmp_path, name):
+    loaded = load_dataset(write_pictures(tmp_path / name))
+    assert loaded.class_names == ("blue", "red")
+    assert loaded.notice == ""

@@ -141,6 +141,8 @@ HOSTILE_LAYERS = {
     "loss": layer("CategoricalCrossentropy", module="keras.losses"),
     "metric": layer("Accuracy", module="keras.metrics"),
     "callback": layer("LambdaCallback", module="keras.callbacks"),
+    "a layer by its number": layer("Dense", units=3) | {"shared_object_id": 7},
+    "normalization": layer("Normalization", axis=[1, 2, 3]),
     "a class that is a list": layer(["Dense"]),
     "a class that is a number": layer(5),
     "a class that is nothing": layer(None),
@@ -250,7 +252,7 @@ def test_a_layer_that_could_run_something_is_refused(good, tmp_path, monkeypatch
     evil = json.loads(json.dumps(HOSTILE_LAYERS[name]).replace("PATH", str(tmp_path / "mark")))
     path = rewritten(good[suffix], tmp_path / "evil", with_layer(configuration(good[suffix]), evil))
     sentence = refused(path, tmp_path, monkeypatch)
-    assert "not on the list" in sentence or "carries code" in sentence
+    assert "not on the list" in sentence or "carries code" in sentence or "by a number" in sentence
 
 
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
@@ -318,6 +320,13 @@ CHANGES = {
     "another shape": lambda weights: replaced_kernel(weights, data=np.zeros((3, 2), "f4")),
     "a missing array": lambda weights: weights["layers/dense/vars"].pop("0"),
     "no layers": lambda weights: weights.pop("layers"),
+    "a group inside itself": lambda weights: weights["layers"].__setitem__("x", weights["layers"]),
+    "an array in many places": lambda weights: [
+        weights["layers"].__setitem__(f"x{i}", weights["layers/dense/vars/0"]) for i in range(9)
+    ],
+    "many arrays that were never written": lambda weights: [
+        weights.create_dataset(f"x{i}", (2048, 2048), "f4") for i in range(300)
+    ],
     "values that are not finite": lambda weights: weights["layers/dense/vars/0"].__setitem__((0, 0), np.nan),
     "values that are infinite": lambda weights: weights["layers/dense/vars/1"].__setitem__(0, np.inf),
 }
@@ -416,3 +425,74 @@ def test_a_plain_keras_model_that_fits_loads_even_compiled_and_with_an_optimizer
     assert loaded.class_names == ("0", "1", "2", "3")
     expected = Classifier.of(model).probabilities(pictures)
     assert loaded.probabilities(pictures) == pytest.approx(expected, abs=1e-6)
+
+
+def functional(*layers: dict, output: int = -1) -> dict:
+    """The configuration of a functional model: a chain of layers, and layers that are in no chain."""
+    chain, previous = [], None
+    for number, each in enumerate(layers):
+        each = copy.deepcopy(each) | {"name": f"l{number}"}
+        each["config"]["name"] = f"l{number}"
+        if previous is not None and not each.pop("stray", False):
+            shape = [None, 32, 32, 3]
+            tensor = {"class_name": "__keras_tensor__", "config": {"shape": shape, "keras_history": [previous, 0, 0]}}
+            each["inbound_nodes"] = [{"args": [tensor], "kwargs": {}}] * each.pop("times", 1)
+            previous = f"l{number}"
+        else:
+            each["inbound_nodes"] = []
+            previous = previous or f"l{number}"
+        chain.append(each)
+    config = {"name": "m", "layers": chain, "input_layers": [["l0", 0, 0]], "output_layers": [[previous, 0, 0]]}
+    return {"class_name": "Functional", "module": "keras.src.models.functional", "config": config}
+
+
+PICTURE = layer("InputLayer", batch_shape=[None, 32, 32, 3])
+HIDDEN_SIZES = {
+    "a large layer beside the chain": functional(
+        PICTURE,
+        layer("Dense", units=5_000_000) | {"stray": True, "build_config": {"input_shape": [None, 1000]}},
+        layer("GlobalAveragePooling2D"),
+        layer("Dense", units=3, activation="softmax"),
+    ),
+    "a layer that enlarges many times": functional(
+        PICTURE,
+        layer("UpSampling2D", size=[100, 100]),
+        layer("UpSampling2D", size=[10, 10]),
+        layer("GlobalAveragePooling2D"),
+        layer("Dense", units=3, activation="softmax"),
+    ),
+    "a nested model of any size": {
+        "class_name": "Sequential",
+        "module": "keras",
+        "config": {
+            "layers": [
+                PICTURE,
+                {
+                    "class_name": "Sequential",
+                    "module": "keras",
+                    "config": {
+                        "name": "inner",
+                        "layers": [
+                            layer("InputLayer", batch_shape=[None, None, None, 3]),
+                            layer("UpSampling2D", size=[1000, 1000]),
+                            layer("GlobalAveragePooling2D"),
+                        ],
+                    },
+                },
+                layer("Dense", units=3, activation="softmax"),
+            ]
+        },
+    },
+    "a model that is built by its shape only": {
+        "class_name": "Sequential",
+        "module": "keras",
+        "config": {"layers": [layer("Flatten"), layer("Dense", units=5_000_000)]},
+        "build_config": {"input_shape": [None, 32, 32, 3]},
+    },
+}
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+@pytest.mark.parametrize("name", list(HIDDEN_SIZES))
+def test_a_size_that_hides_is_found(good, tmp_path, monkeypatch, name, suffix):
+    refused(rewritten(good[suffix], tmp_path / "evil", HIDDEN_SIZES[name]), tmp_path, monkeypatch)

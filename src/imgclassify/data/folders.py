@@ -38,7 +38,8 @@ def load_folder(folder: Path) -> Dataset:
     for part in parts[1:]:
         if (others := _class_names(part)) != class_names:
             raise DatasetError(f"{part} must contain the same classes as {parts[0]}. Found: {others} and {class_names}")
-    read = {_part_named(part.name): _read_pictures(part, class_names, skipped) for part in parts}
+    whole = len(parts) == 1
+    read = {"train" if whole else _part_named(part.name): _read_pictures(part, class_names, skipped) for part in parts}
     test = read.pop("test", None)
     x, y = (np.concatenate(arrays) for arrays in zip(*read.values(), strict=True))
     about |= {"class_names": class_names, "skipped": tuple(skipped)}
@@ -56,8 +57,13 @@ def _parts(folder: Path) -> list[Path]:
     """The folders that hold class folders: `folder` itself, or its parts, the one for training first."""
     found = {name: _part_named(name) for name in _subfolders(folder)}
     kinds = sorted(filter(None, found.values()))
-    if None in found.values() or "train" not in kinds or len(kinds) < 2:
+    if "train" not in kinds or len(kinds) < 2:
         return [folder]
+    if others := [name for name, kind in found.items() if kind is None]:
+        raise DatasetError(
+            f"{folder} has the parts {', '.join(name for name in found if found[name])}, and beside them "
+            f"{', '.join(others)}: expected parts only, or class folders only."
+        )
     if len(set(kinds)) < len(kinds):
         raise DatasetError(f"{folder} has several folders for the same part: {', '.join(found)}. Keep one of each.")
     return [folder / name for kind in ("train", "validation", "test") for name in found if found[name] == kind]

@@ -29,8 +29,8 @@ def load_dataset(
     - "auto": CIFAR-10 if it is on this machine, or if a server answers within about ten seconds and the download
       takes at most three minutes; else digits, with the reason in `notice`. `IMGCLASSIFY_DATASET` changes what
       "auto" means.
-    - a folder: one subfolder per class, or `train/` and `test/` with one subfolder per class each. Pictures are
-      decoded, cropped and shrunk exactly as at prediction. Without `test/`, one in five is test data.
+    - a folder: one subfolder per class, or parts such as `train/` and `test/`; see `load_folder`. Pictures are
+      decoded, cropped and shrunk exactly as at prediction.
 
     In short mode (`IMGCLASSIFY_SHORT`) at most 2,000 training and 500 test pictures are kept.
 

@@ -183,7 +183,7 @@ def check_labels(x: np.ndarray, y: np.ndarray, classes: int) -> np.ndarray:
             "There must be one label per picture, and at least one picture. "
             f"Received: {len(x)} pictures and {len(labels)} labels"
         )
-    if labels.min() < 0 or labels.max() >= classes:
+    if labels.max() >= classes:
         raise ValueError(f"Labels must lie between 0 and {classes - 1}. Received: {labels.min()} to {labels.max()}")
     return labels
 

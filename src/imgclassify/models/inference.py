@@ -100,7 +100,7 @@ def _views(x, views: int, pad: Callable) -> list:
     """The views of pictures, which are arrays or tensors; `pad` is numpy's or TensorFlow's."""
     shown = [x]
     if views == 6:
-        wider = pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]], "REFLECT" if pad is not np.pad else "reflect")
+        wider = pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]], "reflect")
         shown += [wider[:, 2:, 2:], wider[:, :-2, :-2]]
     return shown + [view[:, :, ::-1] for view in shown] if views > 1 else shown
 

@@ -43,6 +43,8 @@ def read_model(path: Path) -> tuple[object, Manifest]:
         check_network(network)
     except UnsafeModelError as error:
         raise ModelFileError(f"{path} {error}.") from error
+    except (MemoryError, PermissionError):
+        raise
     except Exception as error:  # Keras, h5py and zipfile raise many kinds for a damaged file
         raise ModelFileError(
             f"{path} cannot be loaded with Keras {keras.__version__}{_written_with(manifest)}: "

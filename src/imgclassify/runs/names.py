@@ -79,7 +79,8 @@ def find_model(path_or_name: str | os.PathLike = BEST, *, dataset: str = "cifar1
     if path.suffix in MODEL_SUFFIXES and path.is_file():
         return path
     models = {model.name: model for model in list_models()}
-    if text == BEST and (best := _best_of(models.values())) is not None:
+    of_this_data = published_name(BEST, dataset) in models  # "best" is a recipe too
+    if text == BEST and not (dataset != "cifar10" and of_this_data) and (best := _best_of(models.values())):
         return best
     for name in (text, published_name(text, dataset), published_name(dataset=text)):
         if name in models:

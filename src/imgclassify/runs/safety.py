@@ -21,7 +21,7 @@ _MODELS = {"Functional", "Sequential", "Model"}
 _LAYERS = {
     "InputLayer", "Conv2D", "DepthwiseConv2D", "SeparableConv2D", "Conv2DTranspose", "Dense", "Flatten", "Reshape",
     "Permute", "Dropout", "SpatialDropout2D", "GaussianNoise", "GaussianDropout", "BatchNormalization",
-    "LayerNormalization", "GroupNormalization", "UnitNormalization", "Normalization", "MaxPooling2D",
+    "LayerNormalization", "GroupNormalization", "UnitNormalization", "MaxPooling2D",
     "AveragePooling2D", "GlobalMaxPooling2D", "GlobalAveragePooling2D", "ZeroPadding2D", "Cropping2D", "UpSampling2D",
     "Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate", "Activation", "ReLU", "LeakyReLU",
     "PReLU", "ELU", "Softmax", "Rescaling", "Resizing", "CenterCrop", "RandomFlip", "RandomRotation", "RandomZoom",
@@ -47,6 +47,7 @@ _MEMBERS = {"metadata.json": 1_000_000, "config.json": 10_000_000, "model.weight
 _MOST_CLASSES = 10_000  # layers with their initializers and so on; a network of 300 layers has some 2,000
 _MOST_VALUES = 2**28  # of all outputs of all layers for one picture: a gibibyte
 _COMPRESSION = 20  # to one, at most
+_SEED_VALUES = 2  # of the state of a random layer, which .h5 files do not hold
 
 
 class UnsafeModelError(Exception):
@@ -145,6 +146,8 @@ def _check_classes(config: Any) -> int:
             raise UnsafeModelError(f"carries code, or a layer that is not on the list: {name!s:.60} of {module!s:.60}")
         if config.get("registered_name") not in (None, name):
             raise UnsafeModelError(f"carries code: {config['registered_name']!s:.60} is registered outside Keras")
+        if allowed and name not in _PARTS and "shared_object_id" in config:
+            raise UnsafeModelError("refers to a layer by a number, which would hide what it is")
     activation = config.get("activation")
     if isinstance(activation, str) and activation not in _ACTIVATIONS:
         raise UnsafeModelError(f"has an activation that is not on the list: {activation:.60}")
@@ -155,21 +158,27 @@ def _check_weights(file) -> int:
     """How many numbers the file holds; it must hold plain ones, and hold them itself."""
     import h5py
 
-    elements, groups = 0, [file]
+    elements = declared = stored = 0
+    seen, groups = {h5py.h5o.get_info(file["/"].id).addr}, [file]
     while groups:
         group = groups.pop()
         for name in group:
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):
                 raise UnsafeModelError(f"refers to another place by {name!r:.60}: expected its own weights only")
             item = group[name]
+            place = h5py.h5o.get_info(item.id).addr
+            if place in seen:
+                raise UnsafeModelError(f"holds {name!r:.60} in two places")
+            seen.add(place)
             if isinstance(item, h5py.Group):
                 groups.append(item)
                 continue
             if item.is_virtual or item.external or item.dtype.kind not in "fiub":
                 raise UnsafeModelError(f"holds {name!r:.60}, which is not an array of numbers of its own")
-            if item.nbytes > _COMPRESSION * max(item.id.get_storage_size(), 1_000_000):
-                raise UnsafeModelError(f"unpacks to more than is accepted: {item.nbytes:,} bytes of {name!r:.60}")
-            elements += item.size
+            elements, declared = elements + item.size, declared + item.nbytes
+            stored += item.id.get_storage_size()
+    if declared > _COMPRESSION * max(stored, 1_000_000):
+        raise UnsafeModelError(f"unpacks to more than is accepted: {declared:,} bytes of weights")
     return elements
 
 
@@ -187,14 +196,19 @@ def _check_size(config: dict, elements: int) -> None:
     try:
         with keras.StatelessScope(initialize_variables=False):
             network = kind.from_config(config["config"])
-            layers = network._flatten_layers(include_self=False)
-            shapes = [layer.output.shape for layer in layers if getattr(layer, "_inbound_nodes", None)]
-            needed = sum(math.prod(weight.shape) for weight in network.weights)
+            if not getattr(network, "inputs", None):
+                raise UnsafeModelError("is no picture classifier: expected a network that is built")
+            nodes = [node for layer in network._flatten_layers(include_self=False) for node in layer._inbound_nodes]
+            shapes = [tensor.shape for node in nodes for tensor in node.output_tensors]
+            variables = global_state.get_global_attribute("uninitialized_variables") or []
+            needed = sum(math.prod(variable.shape) for variable in variables)
     finally:
         global_state.set_global_attribute("uninitialized_variables", [])
-    if needed > elements:
+    if any(None in shape[1:] for shape in shapes):
+        raise UnsafeModelError("takes pictures of any size in some part: expected fixed sizes")
+    if needed > elements + _SEED_VALUES * len(variables):
         raise UnsafeModelError(f"holds {elements:,} weights, but its configuration needs {needed:,}")
-    values = sum(math.prod(side or 1 for side in shape) for shape in shapes if isinstance(shape, tuple))
+    values = sum(math.prod(side or 1 for side in shape) for shape in shapes)
     if values > _MOST_VALUES:
         raise UnsafeModelError(
             f"would compute {values:,} values for one picture: at most {_MOST_VALUES:,} are accepted"

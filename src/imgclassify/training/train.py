@@ -27,7 +27,7 @@ from imgclassify.runs import provenance
 from imgclassify.runs.manifest import DataRecord, Manifest, write_manifest
 from imgclassify.runs.records import start_run
 from imgclassify.settings import short_mode
-from imgclassify.training.loop import Loop
+from imgclassify.training.loop import DivergedError, Loop
 from imgclassify.training.watch import History, StopTraining, Watch
 
 _SHORT_EPOCHS = 3  # in short mode
@@ -208,6 +208,10 @@ def _fit(
                 watch.on_batch_end(done, loop.work_done(epoch + done))
             probabilities = predict_probabilities(loop.network, validation[0], on_batch_end=watch.check_stop)
             measured = Evaluation(probabilities, validation[1])
+            if not np.isfinite(measured.loss):  # by the last step, whose own loss was still finite
+                raise DivergedError(
+                    "The training diverged: its validation loss is not finite. Try a smaller learning rate."
+                )
             numbers = (loop.loss, loop.accuracy, measured.loss, measured.accuracy)
             watch.on_epoch_end(numbers, loop.network.get_weights(), loop.work_done(epoch + 1))
     except (KeyboardInterrupt, StopTraining):

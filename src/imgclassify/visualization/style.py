@@ -30,8 +30,8 @@ def new_figure(
         return plt.subplots(rows, columns, squeeze=False, **options)
 
 
-def show_picture(axes, image: np.ndarray, title: str = "", color: str = "black") -> None:
+def show_picture(axes, image: np.ndarray, title: str = "") -> None:
     """Show a picture in its own panel, without interpolation."""
     axes.imshow(image, interpolation="nearest")
-    axes.set_title(title, fontsize=9, color=color)
+    axes.set_title(title, fontsize=9)
     axes.axis("off")

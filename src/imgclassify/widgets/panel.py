@@ -144,7 +144,7 @@ class TrainingPanel(ipywidgets.VBox):
                 recipe,
                 self._data,
                 stop=self._stop,
-                on_epoch_end=self._draw,
+                on_epoch_end=functools.partial(self._draw, recipe),
                 progress=progress,
                 **settings,
             )
@@ -165,9 +165,9 @@ class TrainingPanel(ipywidgets.VBox):
                 self._busy(False)
 
     @guarded
-    def _draw(self, history: History) -> None:
+    def _draw(self, recipe: str, history: History) -> None:
         self.history = history
-        title = f"{self.recipe.value}, {self._data.source if self._data else ''}"
+        title = f"{recipe}, {self._data.source if self._data else ''}"
         _show_figure(self.curves, functools.partial(plot_history, history, title=title))
 
     @guarded
