@@ -529,3 +529,28 @@ def test_colour_is_for_terminals_without_no_color(monkeypatch, capsys):
 def test_a_web_address_is_named_as_one(tiny_file, capsys):
     assert main(["predict", "https://example.org/cat.jpg", "--model", tiny_file]) == 1
     assert "https://example.org/cat.jpg is a web address" in capsys.readouterr().err
+
+
+def test_a_model_without_a_manifest_is_evaluated_with_the_classes_of_the_data(home, capsys):
+    (home / "digits_model.json").unlink()
+    assert main(["evaluate", "digits_model.keras", "--data", "digits"]) == 0
+    assert "accuracy" in capsys.readouterr().out
+
+
+def test_an_interrupted_training_is_json_too(monkeypatch, tiny_model, capsys):
+    stopped = tiny_model.recorded(status="interrupted")
+    monkeypatch.setattr("imgclassify.training.publish.train_or_load_model", lambda *_, **__: (stopped, {}))
+    assert main(["train", "--data", "digits", "--json"]) == 130
+    out, err = capsys.readouterr()
+    assert "interrupted" in json.loads(out)["error"]
+    assert "interrupted" in err
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--seed", "abc"), ("--seed", "4294967296"), ("--share", "half"), ("--share", "nan")]
+)
+def test_a_number_that_is_none_is_named_with_what_is_accepted(option, value, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["train", option, value])
+    assert end.value.code == 2
+    assert f"argument {option}: must be" in capsys.readouterr().err

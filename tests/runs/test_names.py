@@ -273,3 +273,13 @@ def test_a_published_classifier_is_loaded_by_the_name_that_it_calls_itself(small
     path = save_model(Classifier.of(small), artifacts_dir() / file)
     classifier = load_model(name)
     assert classifier.file == load_model(classifier.name).file == path
+
+
+def test_best_of_another_data_set_is_that_of_the_recipe_best(tmp_path):
+    folder = artifacts_dir()
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("cifar10_best.keras", "digits_best.keras"):
+        (folder / name).touch()
+    assert find_model("best").name == "cifar10_best.keras"
+    assert find_model("best", dataset="digits").name == "digits_best.keras"
+    assert find_model("best", dataset="pets").name == "cifar10_best.keras"

@@ -433,3 +433,13 @@ def test_an_interrupted_variant_ends_the_comparison_and_its_run_is_kept(tiny, qu
     with pytest.raises(KeyboardInterrupt):
         train_variants("baseline", tiny, variants, seeds=(0,), **quick)
     assert [run.manifest.status for run in list_runs()] == ["interrupted", "complete"]
+
+
+def test_a_training_whose_last_step_diverges_is_not_complete(tiny, quick, monkeypatch):
+    def nothing(network, x, **_):
+        return np.full((len(x), 3), np.nan, np.float32)
+
+    monkeypatch.setattr("imgclassify.training.train.predict_probabilities", nothing)
+    with pytest.raises(DivergedError, match="validation loss is not finite"):
+        train_model("baseline", tiny, **quick)
+    assert the_run().status == "failed"
