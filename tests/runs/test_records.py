@@ -5,7 +5,7 @@ import pytest
 
 from imgclassify import Manifest, Recipe, compare_runs, delete_run, list_runs
 from imgclassify.runs.names import find_model, find_run, run_names
-from imgclassify.runs.records import group_by_data, start_run
+from imgclassify.runs.records import Comparison, group_by_data, start_run
 from imgclassify.settings import artifacts_dir
 
 DIGITS = {"dataset": {"name": "digits", "source": "digits"}}
@@ -268,3 +268,8 @@ def test_nothing_but_a_run_by_its_name_can_be_deleted(name):
         delete_run(name)
     assert len(list_runs()) == 3
     assert (artifacts_dir() / "cifar10_model.h5").exists()
+
+
+def test_a_comparison_shows_itself_as_its_table_and_names_no_folder(tmp_path):
+    assert repr(Comparison(())) == str(Comparison(()))
+    assert "Comparison(" not in repr(Comparison(()))

@@ -94,6 +94,8 @@ class Comparison:
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         return "\n".join([*lines, *self.problems])
 
+    __repr__ = __str__
+
     def _repr_html_(self) -> str:
         head, *body = self.rows()
         return display.fragment(display.table(head, body), *map(display.message, self.problems))
