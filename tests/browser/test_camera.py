@@ -105,7 +105,7 @@ def test_a_snapshot_is_answered_once(box):
     box.page.wait_for_timeout(1500)
     assert box.answers() == before + 1
     assert box.root.locator(".label").count() == 3
-    shares = [float(text.removesuffix(" %")) for text in box.root.locator(".percent").all_inner_texts()]
+    shares = [float(text.removesuffix("%")) for text in box.root.locator(".percent").all_inner_texts()]
     assert shares == sorted(shares, reverse=True)
     assert 0 < sum(shares) <= 100.2
     view = box.root.locator(".view")

@@ -73,7 +73,7 @@ class Comparison:
 
     def rows(self) -> list[list[str]]:
         """The table with its header: name, data, status, epochs, validation accuracy, minutes, differing settings."""
-        head = ["run", "data", "status", "epochs", "val_accuracy", "minutes", *self.differences]
+        head = ["run", "data", "status", "epochs done", "val_accuracy", "minutes", *self.differences]
         body = [
             [
                 run.name,
