@@ -133,6 +133,7 @@ class TestNumberedNotebook:
         assert captions == [str(number) for number in range(1, figures + 1)]
 
     def test_was_run_at_full_settings_on_cifar10(self, path):
-        texts = "".join("".join(output.get("text", "")) for output in outputs(path))
+        shown = [output.get("text") or output.get("data", {}).get("text/plain", "") for output in outputs(path)]
+        texts = "".join("".join(text) for text in shown)
         assert "CIFAR-10" in texts
         assert "2,000 training" not in texts

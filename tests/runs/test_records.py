@@ -140,7 +140,7 @@ def test_a_comparison_has_the_newest_run_first_and_only_settings_that_differ():
     assert [run.val_accuracy for run in comparison.runs] == [0.7, 0.5]
     assert comparison.differences == {"epochs": (5, 2)}
     rows = comparison.rows()
-    assert rows[0][:6] == ["run", "data", "status", "epochs", "val_accuracy", "minutes"]
+    assert rows[0][:6] == ["run", "data", "status", "epochs done", "val_accuracy", "minutes"]
     assert len(rows[0]) == 7
     assert rows[1:] == [
         ["20260102-000000-second", "CIFAR-10", "complete", "5", "70.00%", "1.5", "5"],
