@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from imgclassify import Manifest, ModelFileError, backend
+from imgclassify.evaluation.calibration import at_temperatures
 from imgclassify.models.inference import predict_probabilities
 from imgclassify.runs.files import check_target, read_model, write_model
 from imgclassify.runs.manifest import read_manifest
@@ -35,6 +36,21 @@ def test_a_written_model_comes_back_with_its_manifest(tiny, tiny_model, tmp_path
     assert np.array_equal(before, after)
     assert manifest.to_dict() == json.loads(path.with_suffix(".json").read_text())
     assert names(path.parent) == sorted(["model.json", f"model{suffix}"])
+
+
+def test_a_run_of_version_0_1_0_answers_as_it_did_with_its_temperatures_in_the_manifest(tiny, small, tmp_path):
+    path = write(small, tmp_path / "model.keras")
+    record = json.loads(path.with_suffix(".json").read_text())
+    del record["temperatures"], record["outside_temperatures"]
+    path.with_suffix(".json").write_text(json.dumps(record | {"temperature": 2.0, "mixture": [0.5, 1.5]}))
+    pictures = np.random.default_rng(0).integers(0, 256, (20, *small.input_shape[1:]), dtype=np.uint8)
+    expected = at_temperatures(predict_probabilities(small, pictures), [0.5, 1.5])
+    network, manifest = read_model(path)
+    assert predict_probabilities(network, pictures) == pytest.approx(expected, abs=1e-6)
+    assert manifest.temperatures == (1.0, 3.0)
+    again = tmp_path / "again.keras"
+    write_model(network, manifest, again)  # now they are layers, and are not applied twice
+    assert predict_probabilities(read_model(again)[0], pictures) == pytest.approx(expected, abs=1e-6)
 
 
 def test_writing_says_nothing_and_leaves_the_given_manifest_alone(small, tmp_path, capfd):

@@ -9,6 +9,7 @@ from pathlib import Path
 from imgclassify import backend
 from imgclassify.atomic import replacing
 from imgclassify.data.download import file_sha256
+from imgclassify.models.networks import with_temperatures
 from imgclassify.runs.manifest import Manifest, ModelFileError, manifest_path, manifest_text, read_manifest
 from imgclassify.runs.safety import UnsafeModelError, check_file, check_network
 
@@ -50,6 +51,9 @@ def read_model(path: Path) -> tuple[object, Manifest]:
             f"{path} cannot be loaded with Keras {keras.__version__}{_written_with(manifest)}: "
             f"it is damaged or of another version. ({_first_line(error)})"
         ) from error
+    if manifest.outside_temperatures:
+        network = with_temperatures(network, manifest.outside_temperatures)
+        manifest = with_changes(manifest, outside_temperatures=())
     # An optimizer without a state: plain Keras warns on loading a file that should hold one and does not.
     network.compile("sgd", loss="categorical_crossentropy", metrics=["accuracy"])
     return network, manifest

@@ -62,6 +62,8 @@ class Manifest:
         input_shape: Height, width and channels of its input.
         temperatures: Calibration divides the logits by each of these and averages the answers; it is part of the
             network.
+        outside_temperatures: Those that version 0.1.0 applied outside the network; they become layers when it is read.
+        outside_temperatures: Those that version 0.1.0 applied outside the network; on reading they become layers.
         metrics: Measurements of the saved model, such as "val_accuracy".
         history: Lists with one value per epoch: "loss", "accuracy", "val_loss", "val_accuracy".
         wall_time_s: Seconds that the training took.
@@ -81,6 +83,7 @@ class Manifest:
     class_names: tuple[str, ...] = ()
     input_shape: tuple[int, ...] = ()
     temperatures: tuple[float, ...] = ()
+    outside_temperatures: tuple[float, ...] = ()
     metrics: Mapping[str, Any] = field(default_factory=dict)
     history: Mapping[str, list[float]] = field(default_factory=dict)
     wall_time_s: float = 0.0
@@ -187,6 +190,8 @@ def _upgraded(record: Mapping[str, Any]) -> dict[str, Any]:
         temperature = _checked("temperature", record.pop("temperature"), (int, float), _number)
         mixture = _checked("mixture", record.pop("mixture", [1.0]), list, _numbers)
         record.setdefault("temperatures", [temperature * each for each in mixture])
+        if len(mixture) > 1:
+            record.setdefault("outside_temperatures", list(mixture))
     return record
 
 
@@ -297,6 +302,7 @@ _CHECKS: dict[str, tuple[Any, Any]] = {
     "class_names": (list, _names),
     "input_shape": (list, _numbers),
     "temperatures": (list, _numbers),
+    "outside_temperatures": (list, _numbers),
     "metrics": (dict, _metrics),
     "history": (dict, _history),
     "wall_time_s": ((int, float), _number),
