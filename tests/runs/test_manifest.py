@@ -172,6 +172,7 @@ WRONG = [
     *[("class_names", value) for value in (None, "cat", {}, [1, 2], [None])],
     *[("input_shape", value) for value in (32, ["32"], [None, 32, 3], [True])],
     *[("temperatures", value) for value in (1.0, ["warm"], [None], [math.nan], [10**400])],
+    *[("outside_temperatures", value) for value in ("half", [None], {})],
     *[("temperature", value) for value in ("warm", None, [1.0], math.nan)],
     *[("metrics", value) for value in (None, [], {"val_accuracy": "high"}, {"val_accuracy": [0.5]})],
     *[("metrics", {"val_accuracy": value}) for value in (True, {"x": 1}, 10**400, math.inf, math.nan)],
