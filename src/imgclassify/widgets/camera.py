@@ -38,7 +38,7 @@ class CameraClassifier(anywidget.AnyWidget):
     class_names = traitlets.List(traitlets.Unicode()).tag(sync=True)
     frame_side = traitlets.Int().tag(sync=True)
 
-    def __init__(self, model):
+    def __init__(self, model) -> None:
         self._model = Classifier.of(model)
         self.prediction: Prediction | None = None
         self._model.predict(np.zeros((1, 1, 3), np.uint8))  # compiles the network, once
