@@ -207,6 +207,7 @@ def test_other_arrays_are_a_data_set_without_a_name(tiny):
 
 @pytest.mark.real_data
 def test_real_arrays_are_cifar10_where_the_cache_holds_it(cifar10, cifar10_settings, monkeypatch):
+    monkeypatch.delenv("IMGCLASSIFY_CACHE_DIR")  # the user's own, which may be the default one
     for name, value in cifar10_settings.items():
         monkeypatch.setenv(name, value)
     data = as_dataset(((cifar10.x_train, cifar10.y_train), (cifar10.x_test, cifar10.y_test)))
