@@ -43,7 +43,7 @@ run: $(VENV)/.installed
 
 test: $(VENV)/.installed-test
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --cov=imgclassify --cov-report=term:skip-covered --cov-fail-under=90
+	$(BIN)/python -m pytest --cov=imgclassify --cov-report=term:skip-covered --cov-fail-under=95
 
 test-browser: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m browser_full tests/browser
