@@ -79,8 +79,8 @@ def find_model(path_or_name: str | os.PathLike = BEST, *, dataset: str = "cifar1
     if path.suffix in MODEL_SUFFIXES and path.is_file():
         return path
     models = {model.name: model for model in list_models()}
-    of_this_data = published_name(BEST, dataset) in models  # "best" is a recipe too
-    if text == BEST and not (dataset != "cifar10" and of_this_data) and (best := _best_of(models.values())):
+    own = dataset != "cifar10" and published_name(BEST, dataset) in models  # "best" is a recipe too
+    if text == BEST and not own and (best := _best_of(models.values())) is not None:
         return best
     for name in (text, published_name(text, dataset), published_name(dataset=text)):
         if name in models:
