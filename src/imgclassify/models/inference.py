@@ -11,7 +11,7 @@ from imgclassify import backend
 from imgclassify.data.images import scale_pixels
 
 VIEWS = (1, 2, 6)
-_BATCH = 256  # pictures computed at a time on a core; limits the memory used
+_MOST_PICTURES, _MOST_PIXELS = 256, 2**19  # computed at a time on a core; limits the memory used
 _SMALLEST = 1e-30  # smaller probabilities count as this one in a logarithm
 
 _tracing = threading.Lock()
@@ -74,16 +74,31 @@ def combine_views(probabilities: np.ndarray) -> np.ndarray:
     return powers / powers.sum(axis=1, keepdims=True)
 
 
+def batch_length(shape: tuple[int, ...]) -> int:
+    """How many pictures of this shape (H, W, ...) are computed at a time on a core.
+
+    Example:
+        >>> batch_length((32, 32, 3)), batch_length((224, 224, 3))
+        (256, 10)
+    """
+    return max(1, min(_MOST_PICTURES, _MOST_PIXELS // int(np.prod(shape[:2]))))
+
+
 def _in_batches(compiled, network, x: np.ndarray, on_batch_end: Callable[[], None] | None) -> np.ndarray:
-    tf = backend.tensorflow()
+    tf, step = backend.tensorflow(), batch_length(x.shape[1:])
+    taken = network.input_shape[1:]
+    if any(
+        side not in (None, given) for side, given in zip(taken, x.shape[1:], strict=True)
+    ):  # TensorFlow would not say
+        raise ValueError(f"The network takes pictures of shape {taken}. Received: {tuple(x.shape[1:])}")
 
     def predict(start: int) -> np.ndarray:
-        return compiled(tf.constant(x[start : start + _BATCH])).numpy()
+        return compiled(tf.constant(x[start : start + step])).numpy()
 
-    if len(x) <= _BATCH:  # no thread for a single picture
+    if len(x) <= step:  # no thread for a single picture
         return predict(0) if len(x) else np.empty((0, network.output_shape[-1]), np.float32)
     with ThreadPoolExecutor(min(backend.cores(), 8)) as pool:
-        waiting = [pool.submit(predict, start) for start in range(0, len(x), _BATCH)]
+        waiting = [pool.submit(predict, start) for start in range(0, len(x), step)]
         try:
             results = []
             for each in waiting:

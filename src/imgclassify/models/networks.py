@@ -7,6 +7,7 @@ import numpy as np
 
 from imgclassify import backend
 from imgclassify.data.images import scale_pixels
+from imgclassify.models.backbones import BACKBONE, build_lite0
 
 
 @dataclass(frozen=True)
@@ -15,20 +16,25 @@ class Preprocessing:
 
     Attributes:
         size: Side of the square that the architecture was designed for, in pixels.
-        crop: Side of the central square that is cut out, as a share of the picture's shorter side.
+        crop: Side of the central square that is cut out, as a share of the picture's shorter side, where the network
+            comes with classes of its own; what is trained here sees the whole central square.
     """
 
     size: int
     crop: float = 1.0
 
 
-PREPROCESSING = {"baseline": Preprocessing(32), "airbench": Preprocessing(32)}
+PREPROCESSING = {
+    "baseline": Preprocessing(32),
+    "airbench": Preprocessing(32),
+    BACKBONE: Preprocessing(224, crop=0.875),  # for its own classes, as its accuracy was published
+}
 
 
 def build_model(
     architecture: str = "baseline", *, input_shape: tuple[int, int, int] = (32, 32, 3), num_classes: int = 10
 ):
-    """Build an untrained network, not yet compiled.
+    """Build a network, not yet compiled; its weights are random, except for those of a backbone.
 
     "baseline" (122,570 parameters for ten classes): three 3 x 3 convolutions with 32, 64 and 64 filters and
     ReLU, a 2 x 2 max-pooling after each of the first two, then a dense layer of 64, dropout of one half and
@@ -42,9 +48,11 @@ def build_model(
     third, as in airbench96. Changed for processors: fewer filters, and SiLU (Elfwing et al., 2018) in place of GELU,
     except after the whitening, where it is ReLU.
 
+    "efficientnet-lite0": a backbone with ImageNet's weights, for photos; see `build_lite0`.
+
     Args:
-        architecture: "baseline" or "airbench".
-        input_shape: Height, width and channels of a picture, in pixels; at least 18 x 18.
+        architecture: "baseline", "airbench" or "efficientnet-lite0".
+        input_shape: Height, width and channels of a picture, in pixels; at least 18 x 18, for a backbone 96 x 96.
         num_classes: Number of classes, at least 2.
 
     Returns:
@@ -123,7 +131,7 @@ def _airbench(input_shape: tuple[int, int, int], num_classes: int):
     return keras.Model(inputs, outputs, name="airbench")
 
 
-_ARCHITECTURES = {"baseline": _baseline, "airbench": _airbench}
+_ARCHITECTURES = {"baseline": _baseline, "airbench": _airbench, BACKBONE: build_lite0}
 
 
 def whiten(model, pictures: np.ndarray) -> None:
