@@ -54,6 +54,7 @@ def varied(image: np.ndarray, mirrored: bool, shift, corner) -> np.ndarray:
         ("flip", ["mirrored"]),
         ("flip+shift", ["mirrored", "shift"]),
         (ALL, ["mirrored", "shift", "corner"]),
+        ("flip+crop", ["mirrored", "box"]),
     ],
 )
 def test_only_what_the_augmentation_names_is_drawn(augmentation, drawn):
@@ -62,11 +63,12 @@ def test_only_what_the_augmentation_names_is_drawn(augmentation, drawn):
 
 
 def test_each_picture_gets_numbers_of_its_own_in_types_that_tensors_take():
-    variations = draw(ALL, 10)
+    variations = draw(ALL, 10)._replace(box=draw("flip+crop", 10).box)
     assert [(part.shape, part.dtype) for part in variations] == [
         ((10,), np.bool_),
         ((10, 2), np.int32),
         ((10, 2), np.int32),
+        ((10, 4), np.float32),
     ]
 
 
@@ -99,7 +101,7 @@ def test_the_same_numbers_are_drawn_from_the_same_generator(augmentation):
 
 
 def test_variations_of_some_pictures_are_those_of_their_rows():
-    variations, rows = draw(ALL, 10), np.array([7, 0, 7])
+    variations, rows = draw(ALL, 10)._replace(box=draw("flip+crop", 10).box), np.array([7, 0, 7])
     for part, chosen in zip(variations, variations.at(rows), strict=True):
         assert np.array_equal(chosen, part[rows])
     assert draw("none", 10).at(rows) == Variations()
@@ -107,7 +109,7 @@ def test_variations_of_some_pictures_are_those_of_their_rows():
 
 @pytest.mark.parametrize("function", [check_augmentation, lambda name: draw(name, 4)])
 def test_an_unknown_augmentation_is_refused_with_those_that_exist(function):
-    with pytest.raises(ValueError, match=r"one of none, flip, flip\+shift, flip\+shift\+cutout\. Received: 'rotate'"):
+    with pytest.raises(ValueError, match=r"one of none, flip, .*, flip\+crop\. Received: 'rotate'"):
         function("rotate")
 
 
@@ -124,11 +126,11 @@ def test_an_unknown_augmentation_is_refused_with_those_that_exist(function):
 def test_pictures_are_varied_as_drawn(count, height, width, seed):
     pictures = np.random.default_rng(seed).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
     variations = draw(ALL, count, (height, width), seed)
-    expected = [varied(*each) for each in zip(pictures, *variations, strict=True)]
+    expected = [varied(*each) for each in zip(pictures, *variations[:3], strict=True)]
     assert np.array_equal(vary(pictures, variations), expected)
 
 
-@pytest.mark.parametrize("part", Variations._fields)
+@pytest.mark.parametrize("part", ["mirrored", "shift", "corner"])
 def test_each_part_of_the_variations_works_alone(pictures, part):
     variations = draw(ALL, 40)
     nothing = {"mirrored": np.zeros(40, bool), "shift": np.zeros((40, 2), int), "corner": np.full((40, 2), 32)}
@@ -141,9 +143,33 @@ def test_no_variations_leave_the_pictures_as_they_are(pictures):
     assert np.array_equal(vary(pictures, Variations()), pictures)
 
 
+def test_a_random_crop_is_a_quarter_to_all_of_the_picture_and_lies_inside_it():
+    box = draw("flip+crop", 5000).box
+    height, width = (box[:, 2:] - box[:, :2]).T
+    assert box.min() >= 0
+    assert box.max() <= 1
+    assert 0.24 < (height * width).min() < 0.27
+    assert (height * width).max() > 0.95
+    assert 0.74 < (width / height).min() < 0.8
+    assert 1.25 < (width / height).max() < 1.34
+    assert abs(box[:, :2].mean() - (1 - box[:, 2:]).mean()) < 0.01  # as far to one side as to the other
+
+
+def test_a_crop_shows_its_part_of_the_picture_enlarged():
+    ramp = np.broadcast_to(np.arange(0, 240, 8, dtype=np.uint8)[:, None, None], (30, 30, 3))  # brighter downwards
+    lower = vary(ramp[None], Variations(box=np.array([[0.5, 0, 1, 1]], np.float32))).numpy()[0]
+    assert lower.shape == (30, 30, 3)
+    np.testing.assert_allclose(lower[:, 0, 0], np.linspace(116, 232, 30), atol=1)
+
+
+def test_the_whole_picture_as_a_crop_is_the_picture(pictures):
+    whole = Variations(box=np.tile(np.float32([0, 0, 1, 1]), (40, 1)))
+    assert np.array_equal(vary(pictures, whole), pictures)
+
+
 def test_pictures_are_varied_alike_inside_a_compiled_function(pictures):
     tf = backend.tensorflow()
-    variations = draw(ALL, 40)
+    variations = draw(ALL, 40)._replace(box=draw("flip+crop", 40).box)
     compiled = tf.function(lambda x, *parts: vary(x, Variations(*parts)), autograph=False)
     result = compiled(tf.constant(pictures), *map(tf.constant, variations))
     assert np.array_equal(result, vary(pictures, variations))

@@ -59,7 +59,8 @@ def test_batches_that_are_not_the_original_are_called_unverified(batches):
 
 def test_batches_of_the_original_archive_are_verified_by_their_md5(batches, monkeypatch):
     sums = {name: hashlib.md5((batches / name).read_bytes()).hexdigest() for name in BATCHES}
-    monkeypatch.setattr(cifar, "_ORIGINAL_BATCHES_MD5", sums)  # as if these were the original ones
+    for name, md5 in sums.items():
+        monkeypatch.setitem(cifar.CIFAR10.md5, name, md5)  # as if these were the original ones
     assert load_dataset("cifar10").source == "CIFAR-10"
     rewrite(batches / "data_batch_4", labels=[9] * 20)
     assert load_dataset("cifar10").source == "CIFAR-10, unverified"

@@ -17,10 +17,9 @@ from imgclassify.data.dataset import (
     in_proportion,
     named_parts,
     near_duplicates,
-    split_off_test,
-    stratified_split,
 )
 from imgclassify.data.loading import load_dataset
+from imgclassify.data.splits import stratified_split
 
 # --- splits and subsets ----------------------------------------------------------------------------
 
@@ -91,18 +90,6 @@ def test_a_split_is_disjoint_and_complete_with_every_class_in_both_parts(labels,
     assert (np.diff(second) > 0).all()
     for part, same in zip((first, second), stratified_split(y, fraction, seed), strict=True):
         np.testing.assert_array_equal(part, same)
-
-
-def test_one_picture_in_five_is_split_off_as_test_data_and_always_the_same_ones():
-    y = np.arange(50) % 2
-    x = np.broadcast_to(np.arange(50, dtype=np.uint8)[:, None, None, None], (50, 4, 4, 3))
-    first, second = (split_off_test(x, y, ("even", "odd"), name="n", source="s", skipped=("a.png",)) for _ in range(2))
-    assert_same(first, second)
-    assert (len(first.y_train), len(first.y_test)) == (40, 10)
-    assert sorted([*first.x_train[:, 0, 0, 0], *first.x_test[:, 0, 0, 0]]) == list(range(50))
-    np.testing.assert_array_equal(first.x_test[:, 0, 0, 0] % 2, first.y_test)
-    assert (first.name, first.source, first.class_names, first.skipped) == ("n", "s", ("even", "odd"), ("a.png",))
-    assert first.fingerprint == fingerprint(*arrays_of(first))
 
 
 @pytest.mark.parametrize(("train", "test"), [(100, 30), (7, 29), (1430, 359), (3, 1)])

@@ -1,5 +1,6 @@
 """Folders: a user's own pictures, one subfolder per class."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -177,7 +178,7 @@ def test_a_folder_of_pictures_without_class_folders_is_an_error(tmp_path):
         (("training", "testing"), 20, 4),
         (("train", "validation", "test"), 24, 4),
         (("TRAIN", "val", "test"), 24, 4),
-        (("train", "valid"), 19, 5),
+        (("train", "valid"), 20, 4),
     ],
 )
 def test_parts_are_recognised_in_their_usual_spellings(tmp_path, names, training, test):
@@ -186,7 +187,11 @@ def test_parts_are_recognised_in_their_usual_spellings(tmp_path, names, training
     loaded = load_dataset(tmp_path / "data")
     assert loaded.class_names == ("blue", "red")
     assert (len(loaded.y_train), len(loaded.y_test)) == (training, test)
-    assert ("validation/" in loaded.notice) == (training > 20 or "valid" in names)
+    aside = [] if loaded.val_rows is None else loaded.val_rows.tolist()
+    assert len(aside) == (4 if len(set(names) & {"validation", "val", "valid"}) else 0)
+    assert ("used for validation" in loaded.notice) == bool(aside)
+    if aside:
+        np.testing.assert_array_equal(loaded.validation_split()[1], aside)
 
 
 def test_a_folder_with_two_training_parts_is_refused(tmp_path):
@@ -214,3 +219,41 @@ def test_a_data_folder_called_like_a_part_is_a_data_set(tmp_path, name):
     loaded = load_dataset(write_pictures(tmp_path / name))
     assert loaded.class_names == ("blue", "red")
     assert loaded.notice == ""
+
+
+def test_a_folder_of_very_many_class_folders_is_refused_at_once(tmp_path):
+    for number in range(2001):
+        (tmp_path / f"{number}").mkdir()
+    with pytest.raises(DatasetError, match=r"has 2,001 subfolders: at most 2,000 classes are accepted"):
+        load_dataset(tmp_path)
+
+
+def test_a_loop_of_links_is_not_followed(tmp_path):
+    folder = write_pictures(tmp_path / "colours")
+    (folder / "red" / "loop").symlink_to(folder)
+    (folder / "red" / "self.png").symlink_to(folder / "red" / "self.png")
+    loaded = load_dataset(folder)
+    assert len(loaded.y_train) + len(loaded.y_test) == 20
+    (skipped,) = loaded.skipped
+    assert skipped.startswith(f"{folder / 'red' / 'self.png'} cannot be read: Too many levels")
+
+
+def test_hidden_files_are_no_pictures(tmp_path):
+    folder = write_pictures(tmp_path / "colours")
+    (folder / "red" / "._0.png").write_bytes(b"of macOS")
+    (folder / "__MACOSX").mkdir()
+    assert load_dataset(folder).skipped == ()
+
+
+def test_a_folder_inside_a_class_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    folder = write_pictures(tmp_path / "colours")
+    (folder / "red" / "locked").mkdir()
+    real = os.scandir
+
+    def refuse(path):  # tests may run as root, who may read everything
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert load_dataset(folder).skipped == (f"{folder / 'red' / 'locked'} cannot be read: Permission denied",)

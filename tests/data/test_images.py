@@ -342,10 +342,11 @@ def test_a_path_with_a_null_character_is_refused():
 
 
 @pytest.mark.parametrize("file_name", ["photo.heic", "photo.jpg"])
-def test_a_heic_photo_is_recognised_whatever_its_name(tmp_path, file_name):
+def test_a_heic_photo_is_recognised_whatever_its_name(tmp_path, monkeypatch, file_name):
     path = tmp_path / file_name
     path.write_bytes(b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic" + b"\0" * 100)
-    with pytest.raises(ImageError, match=f"{file_name} is a HEIC photo, .* please export it as JPEG"):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(ImageError, match=f"{file_name} is a HEIC photo: .* `pip install pillow-heif`, or export it"):
         decode_image(path)
 
 
@@ -721,3 +722,51 @@ def test_arrays_and_tensors_are_scaled_alike_bit_for_bit():
 def test_every_byte_comes_back_from_its_scaled_value():
     assert np.array_equal(to_bytes(scale_pixels(EVERY_BYTE)), EVERY_BYTE)
     assert to_bytes(EVERY_BYTE) is EVERY_BYTE
+
+
+# --- HEIC --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def heic(tmp_path) -> Path:
+    """A HEIC photo, 300 x 200 pixels, red on the left and blue on the right, that is to be turned upright."""
+    pillow_heif = pytest.importorskip("pillow_heif", reason="no pillow-heif: no HEIC photo is read")
+    image = Image.new("RGB", (300, 200), "red")
+    image.paste("blue", (150, 0, 300, 200))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    pillow_heif.from_pillow(image).save(tmp_path / "photo.heic", quality=90, exif=exif.tobytes())
+    return tmp_path / "photo.heic"
+
+
+def test_heic_photos_are_read_upright(heic):
+    image = decode_image(heic)
+    assert (image.mode, image.size) == ("RGB", (200, 300))
+    np.testing.assert_allclose(np.asarray(image)[[20, 280], 100], [[254, 0, 0], [0, 0, 254]], atol=12)
+    np.testing.assert_array_equal(np.asarray(decode_image(heic.read_bytes())), np.asarray(image))
+
+
+def test_heic_photos_with_too_many_pixels_are_refused(heic, monkeypatch):
+    monkeypatch.setattr(images, "MAX_PIXELS", 59_999)
+    with pytest.raises(ImageError, match=r"photo\.heic has too many pixels"):
+        decode_image(heic)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.6, 0.95])
+def test_heic_photos_that_are_cut_off_are_refused(heic, share):
+    content = heic.read_bytes()
+    heic.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(ImageError, match=r"photo\.heic is (damaged or cut off|not a picture)"):
+        decode_image(heic)
+
+
+# --- the size to which a picture is reduced ------------------------------------------------------------
+
+
+def test_a_large_jpeg_keeps_the_pixels_that_the_size_needs():
+    file = io.BytesIO()
+    Image.new("RGB", (4800, 3600)).save(file, "JPEG")
+    sides = {size: decode_image(file.getvalue(), size=size).size for size in (32, 224, 512, 900, 1000)}
+    assert sides == {32: (1200, 900), 224: (1200, 900), 512: (1200, 900), 900: (1200, 900), 1000: (2400, 1800)}
+    assert decode_image(file.getvalue()).size == sides[224]
+    assert decode_image(file.getvalue()).info["full_size"] == (4800, 3600)

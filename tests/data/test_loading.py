@@ -79,7 +79,7 @@ def test_the_environment_sets_what_auto_means_and_nothing_else(batches, monkeypa
 
 
 def test_an_unknown_name_is_an_error_that_lists_the_known_ones():
-    with pytest.raises(DatasetError, match='Unknown data set "mnist": use "cifar10", "digits", "auto", or a folder'):
+    with pytest.raises(DatasetError, match=r'Unknown data set "mnist": use "cifar10", .*"auto", or a folder'):
         load_dataset("mnist")
 
 
@@ -216,7 +216,7 @@ def test_real_arrays_are_cifar10_where_the_cache_holds_it(cifar10, cifar10_setti
     assert data.fingerprint == cifar10.fingerprint
 
 
-@pytest.mark.parametrize("data", ["digits", (1, 2), 5, [(np.zeros(3), 1, 2), 4]])
+@pytest.mark.parametrize("data", [(1, 2), 5, [(np.zeros(3), 1, 2), 4]])
 def test_data_of_another_form_is_refused(data):
     with pytest.raises(DatasetError, match="Received: "):
         as_dataset(data)

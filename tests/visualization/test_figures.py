@@ -7,6 +7,7 @@ from PIL import Image
 from imgclassify import backend
 from imgclassify import visualization as v
 from imgclassify.classifier import Classifier, Prediction, predict_image
+from imgclassify.data.check import DataReport
 from imgclassify.data.images import ImageError
 from imgclassify.evaluation.metrics import BINS, Evaluation, evaluate_model
 from imgclassify.models.networks import build_model
@@ -81,6 +82,7 @@ def test_every_figure_is_on_white_whatever_the_notebooks_settings(tiny, tiny_mod
             "plot_class_samples": v.plot_class_samples(tiny, count=2),
             "plot_confidence": v.plot_confidence(evaluation),
             "plot_confusion_matrix": v.plot_confusion_matrix(evaluation),
+            "plot_data_check": v.plot_data_check(DataReport("pets", {"cat": {"train": 3}}, ((1, 1),) * 3, (), (), ())),
             "plot_history": v.plot_history(HISTORY),
             "plot_learning_curve": v.plot_learning_curve({1000: [0.5]}),
             "plot_mean_images": v.plot_mean_images(tiny),
@@ -238,11 +240,11 @@ def test_class_samples_show_each_class_in_its_row_and_repeat_by_seed(tiny):
 def test_augmentations_show_a_row_per_kind_with_the_original_first_and_repeat_by_seed(tiny):
     figure = drawn(v.plot_augmentations(tiny, pictures=1, variants=3, seed=4))
     shown = [np.asarray(axes.get_images()[0].get_array()) for axes in figure.axes]
-    assert len(shown) == 3 * (1 + 3)
+    assert len(shown) == 4 * (1 + 3)
     original = shown[0]
     assert any(np.array_equal(original, picture) for picture in tiny.x_train)
-    assert all(np.array_equal(shown[row], original) for row in (4, 8))
-    assert all((picture == 127).all(axis=-1).sum() >= 144 for picture in shown[9:])  # what cutout hides
+    assert all(np.array_equal(shown[row], original) for row in (4, 8, 12))
+    assert all((picture == 127).all(axis=-1).sum() >= 144 for picture in shown[9:12])  # what cutout hides
     again = [
         np.asarray(axes.get_images()[0].get_array()) for axes in v.plot_augmentations(tiny, variants=3, seed=4).axes
     ]

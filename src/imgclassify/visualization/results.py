@@ -2,13 +2,13 @@
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
 from imgclassify.classifier import Classifier, Prediction
 from imgclassify.data.images import Picture, decode_image, prepare_image
 from imgclassify.display import BLUE, GREY, ORANGE
 from imgclassify.evaluation.metrics import BINS, Evaluation, wilson_interval
-from imgclassify.visualization.style import new_figure, show_picture
+from imgclassify.visualization.data import plot_samples
+from imgclassify.visualization.style import new_figure, percent, show_picture
 
 _COUNT_COLORS = ("#767676", "black", "white")  # in a confusion matrix: of zero, on light, on dark
 
@@ -31,16 +31,12 @@ def plot_confusion_matrix(evaluation: Evaluation) -> Figure:
     places = np.arange(len(counts))
     axes.set_xticks(places, evaluation.class_names, rotation=45, ha="right")
     axes.set_yticks(places, evaluation.class_names)
-    axes.set(
-        xlabel="predicted class",
-        ylabel="true class",
-        title=f"{evaluation.accuracy:.1%} of {len(evaluation.labels):,} right"
-        + (f", {evaluation.source}" if evaluation.source else ""),
-    )
+    source = f", {evaluation.source}" if evaluation.source else ""
+    axes.set_title(f"{evaluation.accuracy:.1%} of {len(evaluation.labels):,} right{source}")
+    axes.set(xlabel="predicted class", ylabel="true class")
     axes.spines[:].set_visible(False)
-    figure.colorbar(
-        picture, ax=axes, shrink=0.8, format=PercentFormatter(1, decimals=0), label="share of the true class"
-    )
+    bar = figure.colorbar(picture, ax=axes, shrink=0.8, label="share of the true class")
+    percent(bar.ax.yaxis)
     return figure
 
 
@@ -54,7 +50,7 @@ def plot_class_accuracy(evaluation: Evaluation) -> Figure:
     axes.axvline(evaluation.accuracy, color=ORANGE, label=f"all classes: {evaluation.accuracy:.1%}")
     axes.invert_yaxis()
     axes.set(xlim=(0, 1.05), xlabel="share classified correctly", title=f"Accuracy by class, {evaluation.source}")
-    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    percent(axes.xaxis)
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
@@ -64,19 +60,11 @@ def plot_confidence(evaluation: Evaluation) -> Figure:
     figure, ((axes,),) = new_figure(figsize=(7.5, 3.2))
     bins = np.linspace(0, 1, 21)
     right, wrong = evaluation.confidence[evaluation.correct], evaluation.confidence[~evaluation.correct]
-    axes.hist(
-        [right, wrong],
-        bins,
-        stacked=True,
-        color=[BLUE, ORANGE],
-        label=[f"right ({len(right):,})", f"wrong ({len(wrong):,})"],
-    )
-    axes.set(
-        xlabel="confidence of the prediction",
-        ylabel="pictures",
-        title=f"Confidence of right and wrong predictions, {evaluation.source}",
-    )
-    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    labels = [f"right ({len(right):,})", f"wrong ({len(wrong):,})"]
+    axes.hist([right, wrong], bins, stacked=True, color=[BLUE, ORANGE], label=labels)
+    axes.set_title(f"Confidence of right and wrong predictions, {evaluation.source}")
+    axes.set(xlabel="confidence of the prediction", ylabel="pictures")
+    percent(axes.xaxis)
     axes.legend(frameon=False, loc="upper left")
     return figure
 
@@ -99,8 +87,7 @@ def plot_reliability(evaluation: Evaluation) -> Figure:
     axes.legend(frameon=False, loc="upper left", fontsize=9)
     below.bar((np.arange(BINS) + 0.5) / BINS, counts, width=0.9 / BINS, color=GREY)
     below.set(xlabel="confidence", ylabel="pictures")
-    for each in (axes.xaxis, axes.yaxis):
-        each.set_major_formatter(PercentFormatter(1, decimals=0))
+    percent(axes.xaxis, axes.yaxis)
     return figure
 
 
@@ -121,15 +108,8 @@ def plot_mistakes(images: np.ndarray, evaluation: Evaluation, *, count: int = 12
         f"{names[evaluation.predicted[i]]} {_percent(evaluation.confidence[i])}\ntrue: {names[evaluation.labels[i]]}"
         for i in worst
     ]
-    columns = min(6, len(worst))
-    rows = -(-len(worst) // columns)
-    figure, grid = new_figure(rows, columns, figsize=(1.55 * columns, 1.9 * rows + 0.3))
-    for axes in grid.flat:
-        axes.axis("off")
-    for axes, i, title in zip(grid.flat, worst, titles, strict=False):
-        show_picture(axes, images[i], title)
-    figure.suptitle(f"Most confident mistakes, {evaluation.source}")
-    return figure
+    title = f"Most confident mistakes, {evaluation.source}"
+    return plot_samples(images[worst], titles, columns=6, title=title, side=1.55)
 
 
 def plot_model_view(picture: Picture, model=None) -> Figure:
@@ -174,11 +154,7 @@ def plot_prediction(
     bars = row[-1].barh(labels, values, color=[BLUE, *[GREY] * (len(labels) - 1)])
     row[-1].bar_label(bars, fmt="{:.1%}", padding=3, fontsize=9)
     row[-1].invert_yaxis()
-    row[-1].set(
-        xlim=(0, 1.25),
-        xticks=[0, 0.5, 1],
-        xlabel="probability",
-        title=f"{prediction.label}" + (f" (true class: {true_label})" if true_label else ""),
-    )
-    row[-1].xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    truth = f" (true class: {true_label})" if true_label else ""
+    row[-1].set(xlim=(0, 1.25), xticks=[0, 0.5, 1], xlabel="probability", title=prediction.label + truth)
+    percent(row[-1].xaxis)
     return figure

@@ -4,7 +4,9 @@ import threading
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 _STYLE: dict = {
     "figure.dpi": 100,
@@ -28,6 +30,12 @@ def new_figure(
             figure.set_facecolor(_STYLE["figure.facecolor"])
             return figure, figure.subplots(rows, columns, squeeze=False)
         return plt.subplots(rows, columns, squeeze=False, **options)
+
+
+def percent(*axes: Axis, decimals: int = 0) -> None:
+    """Label axes from 0 to 1 in per cent."""
+    for axis in axes:
+        axis.set_major_formatter(PercentFormatter(1, decimals=decimals))
 
 
 def show_picture(axes, image: np.ndarray, title: str = "") -> None:

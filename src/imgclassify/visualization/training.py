@@ -3,12 +3,22 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
 from imgclassify.display import BLUE, GREY, ORANGE
 from imgclassify.runs.records import Run, group_by_data
-from imgclassify.visualization.style import new_figure
+from imgclassify.visualization.style import new_figure, percent
+
+
+def _label_epochs(left: Axes, right: Axes, labels: tuple[str, str]) -> None:
+    """Label a pair of panels of accuracy and loss over the epochs."""
+    for axes, label in zip((left, right), labels, strict=True):
+        axes.set(xlabel="epoch", ylabel=label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.grid(axis="y", alpha=0.3)
+    percent(left.yaxis)
 
 
 def plot_history(history, *, title: str = "", figure: Figure | None = None) -> Figure:
@@ -37,27 +47,18 @@ def plot_history(history, *, title: str = "", figure: Figure | None = None) -> F
     if not values.get("loss") or not values.get("accuracy"):
         raise ValueError(f'A history must have at least one epoch of "loss" and "accuracy". Received: {sorted(values)}')
     figure, ((left, right),) = new_figure(1, 2, figure=figure, figsize=(10, 3.8))
-    for axes, key, label in ((left, "accuracy", "accuracy"), (right, "loss", "loss (cross-entropy, nats)")):
+    for axes, key in ((left, "accuracy"), (right, "loss")):
         epochs = np.arange(1, len(values[key]) + 1)
         markers = "o" if len(epochs) < 3 else None
         axes.plot(epochs, values[key], color=GREY, marker=markers, label="training (measured on the way)")
         if values.get(f"val_{key}"):
             axes.plot(epochs, values[f"val_{key}"], color=BLUE, marker=markers, label="validation")
-        axes.set(xlabel="epoch", ylabel=label)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        axes.grid(axis="y", alpha=0.3)
     if values.get("val_accuracy"):
         best = int(np.argmax(values["val_accuracy"]))
+        label = f"best validation accuracy: {values['val_accuracy'][best]:.1%}, epoch {best + 1}"
         for axes, key in ((left, "val_accuracy"), (right, "val_loss")):
-            axes.plot(
-                best + 1,
-                values[key][best],
-                "o",
-                color=ORANGE,
-                zorder=3,
-                label=f"best validation accuracy: {values['val_accuracy'][best]:.1%}, epoch {best + 1}",
-            )
-    left.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+            axes.plot(best + 1, values[key][best], "o", color=ORANGE, zorder=3, label=label)
+    _label_epochs(left, right, ("accuracy", "loss (cross-entropy, nats)"))
     left.legend(frameon=False, loc="lower right", fontsize=9)
     figure.suptitle(title)
     return figure
@@ -84,12 +85,8 @@ def plot_runs(runs: Sequence[Run], *, figure: Figure | None = None) -> Figure:
             epochs = np.arange(1, run.epochs + 1)
             for axes, key in ((left, "val_accuracy"), (right, "val_loss")):
                 axes.plot(epochs, run.manifest.history[key], marker="o", markersize=3, label=run.name)
-        for axes, label in ((left, "validation accuracy"), (right, "validation loss (cross-entropy, nats)")):
-            axes.set(xlabel="epoch", ylabel=label)
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-            axes.grid(axis="y", alpha=0.3)
+        _label_epochs(left, right, ("validation accuracy", "validation loss (cross-entropy, nats)"))
         left.set_title(source, loc="left")
-        left.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         left.legend(frameon=False, fontsize=8, loc="lower right")
     return figure
 
@@ -110,16 +107,19 @@ def plot_spread(accuracies: Mapping[str, Sequence[float]], *, title: str = "", x
     axes.invert_yaxis()
     axes.margins(y=0.15)
     axes.grid(axis="x", alpha=0.3)
-    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=1))
+    percent(axes.xaxis, decimals=1)
     return figure
 
 
-def plot_learning_curve(accuracies: Mapping[int, Sequence[float]], *, title: str = "") -> Figure:
+def plot_learning_curve(
+    accuracies: Mapping[int, Sequence[float]], *, title: str = "", xlabel: str = "training pictures"
+) -> Figure:
     """Accuracy against the number of training pictures, on a logarithmic scale: a dot per training, a line at the mean.
 
     Args:
         accuracies: For each number of training pictures, the accuracies reached, 0 to 1.
         title: Above the panel.
+        xlabel: What the numbers count.
     """
     figure, ((axes,),) = new_figure(figsize=(6, 3.8))
     sizes = sorted(accuracies)
@@ -127,9 +127,9 @@ def plot_learning_curve(accuracies: Mapping[int, Sequence[float]], *, title: str
         axes.plot([size] * len(accuracies[size]), accuracies[size], "o", color=BLUE, alpha=0.7)
     axes.plot(sizes, [np.mean(accuracies[size]) for size in sizes], color=ORANGE)
     axes.set_xscale("log")
-    axes.set(xticks=sizes, xlabel="training pictures", ylabel="validation accuracy", title=title)
+    axes.set(xticks=sizes, xlabel=xlabel, ylabel="validation accuracy", title=title)
     axes.set_xticklabels([f"{size:,}" for size in sizes])
     axes.minorticks_off()
     axes.grid(alpha=0.3)
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
+    percent(axes.yaxis, decimals=1)
     return figure
