@@ -51,11 +51,9 @@ test-browser: $(VENV)/.installed-test
 lab: $(VENV)/.installed-notebooks
 	$(BIN)/jupyter lab --notebook-dir=notebooks
 
-# 32 MiB a message hold an upload of 20 MB, which travels as base64; what is larger is cut off.
 # Voila (seen in 0.5.13) refuses its own page's farewell, so the processes of closed pages are ended by their idleness.
 app: $(VENV)/.installed-notebooks
 	$(BIN)/voila notebooks/app.ipynb --Voila.ip=127.0.0.1 --strip_sources=True \
-	  --Voila.tornado_settings='{"websocket_max_message_size": 33554432}' \
 	  --MappingKernelManager.cull_idle_timeout=120 --MappingKernelManager.cull_interval=30
 
 notebooks: $(VENV)/.installed-test

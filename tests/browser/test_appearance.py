@@ -32,7 +32,17 @@ panel.delete.click()
 panel""",
     "camera": """
 from imgclassify.widgets.camera import CameraClassifier
-CameraClassifier(model)""",
+CameraClassifier(model, bursts=("cup", "pen"))""",
+    "many": """
+from imgclassify import build_model
+from imgclassify.classifier import Classifier
+names = [f"a class with a long name of several words, number {i}" for i in range(1000)]
+many = UploadClassifier(Classifier.of(build_model(input_shape=(224, 224, 3), num_classes=1000), names))
+many.classify([("tall.png", np.full((900, 300, 3), 90, np.uint8))])
+many""",
+    "zone": """
+from imgclassify.widgets.dropzone import DropZone
+DropZone(lambda *_: None, label="Photos of a class with quite a long name", folder=True)""",
     "card": "model",
     "prediction": "model.answer(np.zeros((32, 32, 3), np.uint8))",
     "table": "compare_runs()",
@@ -75,7 +85,8 @@ CUT_OFF = """(root) => {
   const page = root.closest(".jp-OutputArea-output").getBoundingClientRect(), found = [];
   for (const element of root.querySelectorAll("*")) {
     const box = element.getBoundingClientRect();
-    if (!element.checkVisibility() || box.width === 0 || element.closest(".scroll, style, option, pre")) continue;
+    if (!element.checkVisibility() || box.width === 0) continue;
+    if (element.closest(".scroll, .said, style, option, pre")) continue;
     const name = `${element.tagName} ${element.className} ${element.textContent.trim().slice(0, 30)}`;
     if (box.right > page.right + 1.5 || box.left < page.left - 1.5) found.push(`${name} sticks out`);
     const hides = ["hidden", "clip"].includes(getComputedStyle(element).overflowX) && !element.matches(".track");
@@ -84,7 +95,7 @@ CUT_OFF = """(root) => {
   return found;
 }"""
 
-CONTROLS = "button:enabled, input:enabled:not([type=file]), select:enabled, summary"
+CONTROLS = "button:enabled, input:enabled:not([type=file]), select:enabled, summary, a[href], [tabindex='0']"
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +150,7 @@ FOCUS = """() => {
 }"""
 
 
-@pytest.mark.parametrize("name", ["upload", "panel", "camera"])
+@pytest.mark.parametrize("name", ["upload", "panel", "camera", "zone"])
 def test_every_control_is_reached_by_keyboard_and_shows_its_focus(page, name):
     root = roots(page)[name]
     root.scroll_into_view_if_needed(timeout=SLOW)

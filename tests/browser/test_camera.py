@@ -1,5 +1,6 @@
 """The camera box of notebook 07 in JupyterLab, with Chromium's made-up camera."""
 
+import nbformat
 import pytest
 
 pytestmark = pytest.mark.browser_full
@@ -24,6 +25,21 @@ WebSocket.prototype.send = function (data) {
 new MutationObserver((changes) => {
   for (const change of changes) if (change.target.matches(".imgclassify-camera .view")) window.answers += 1;
 }).observe(document, { subtree: true, attributeFilter: ["src"] });
+"""
+
+
+# A network of 224 pixels, which takes about as long as a backbone does, and two burst buttons.
+LARGE = """
+import ipywidgets
+from imgclassify import build_model
+from imgclassify.classifier import Classifier
+from imgclassify.widgets.camera import CameraClassifier
+taken, count = [], ipywidgets.Label("none")
+def keep(name, content):
+    taken.append((name, len(content)))
+    count.value = f"{len(taken)} taken, the last of {name} with {len(content) // 1000} kB"
+network = Classifier.of(build_model(input_shape=(224, 224, 3), num_classes=2), ("cup", "pen"))
+ipywidgets.VBox([CameraClassifier(network, on_frame=keep, bursts=("cup", "pen")), count])
 """
 
 
@@ -254,3 +270,69 @@ def test_closing_the_notebook_gives_the_camera_back(box):
     }""")
     given_back = "() => window.given.every(track => track.readyState === 'ended')"
     box.page.wait_for_function(given_back, timeout=SLOW)
+
+
+@pytest.fixture(scope="module")
+def large_page(chromium_with_camera, jupyterlab, open_notebook, run_all):
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    cell = nbformat.v4.new_code_cell(LARGE.strip())
+    nbformat.write(
+        nbformat.v4.new_notebook(cells=[cell], metadata={"kernelspec": kernel}), jupyterlab.folder / "large.ipynb"
+    )
+    page = chromium_with_camera.new_page(viewport={"width": 1280, "height": 1000})
+    page.add_init_script(WITNESS)
+    open_notebook(page, "large")
+    run_all(page)
+    yield page
+    page.close()
+
+
+@pytest.fixture
+def large(large_page):
+    box = Box(large_page)
+    yield box
+    if box.root.get_by_role("button", name="Stop camera").count():
+        box.press("Stop camera")
+
+
+def test_a_model_of_224_pixels_gets_frames_of_its_size_five_times_a_second(large, screenshot):
+    large.start()
+    large.press("Continuous")
+    shown = "() => parseFloat(document.querySelector('.imgclassify-camera .rate').textContent) >= 5"
+    large.page.wait_for_function(shown, timeout=SLOW)  # a busy machine may need a while
+    screenshot(large.page, "camera_224")
+    print(f"\n{large.root.locator('.rate').inner_text()}")
+    large.press("Pause")
+    view = large.root.locator(".view")
+    assert view.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [224, 224]
+
+
+@pytest.mark.parametrize("way", ["mouse", "key"])
+def test_a_burst_lasts_as_long_as_its_button_is_held(large, way):
+    large.start()
+    button = large.root.get_by_role("button", name="Hold: pen")
+    count = large.page.locator(".widget-label", has_text="the last of pen with")
+    button.scroll_into_view_if_needed()
+    button.hover()
+    if way == "mouse":
+        large.page.mouse.down()
+    else:
+        button.focus()
+        large.page.keyboard.down(" ")
+    number = "() => parseInt(document.querySelector('.imgclassify-camera .status').textContent.slice(5))"
+    large.page.wait_for_function(f"least => ({number})() >= least", arg=1, timeout=SLOW)
+    started, first = large.page.evaluate(f"() => [performance.now(), ({number})()]")
+    large.page.wait_for_function(f"least => ({number})() >= least", arg=first + 10, timeout=SLOW)
+    ended, last = large.page.evaluate(f"() => [performance.now(), ({number})()]")
+    if way == "mouse":
+        large.page.mouse.up()
+    else:
+        large.page.keyboard.up(" ")
+    rate = 1000 * (last - first) / (ended - started)
+    print(f"\n{rate:.1f} frames per second")
+    assert 0.5 < rate < 6.5
+    large.page.wait_for_timeout(500)
+    said = large.status.inner_text()
+    large.page.wait_for_timeout(800)
+    assert large.status.inner_text() == said
+    assert 5 <= int(count.inner_text().split(" with ")[1].split()[0]) <= 200  # kilobytes

@@ -22,9 +22,9 @@ def picture(
 
 
 def choose(page, *files: dict) -> None:
-    """Choose files as a person does: ipywidgets' file input is not part of the page."""
+    """Choose files as a person does."""
     with page.expect_file_chooser() as chooser:
-        page.get_by_role("button", name="Choose pictures").click()
+        page.get_by_role("button", name="Choose photos").click()
     chooser.value.set_files(list(files))
 
 
@@ -34,7 +34,7 @@ def upload_page(chromium, open_notebook, run_all):
     page = chromium.new_page(viewport={"width": 1280, "height": 1100})
     open_notebook(page, "04_custom_prediction")
     run_all(page)
-    page.get_by_role("button", name="Choose pictures").scroll_into_view_if_needed(timeout=SLOW)
+    page.get_by_role("button", name="Choose photos").scroll_into_view_if_needed(timeout=SLOW)
     yield page
     page.close()
 
@@ -48,7 +48,7 @@ def test_an_uploaded_picture_is_classified_at_once(upload_page, screenshot):
     assert upload_page.locator(".widget-dropdown select").input_value() == "cifar10_best.keras"
     screenshot(upload_page, "04_upload_1280")
     screenshot(
-        upload_page.locator(".jp-OutputArea-output", has=upload_page.get_by_role("button", name="Choose pictures")),
+        upload_page.locator(".jp-OutputArea-output", has=upload_page.get_by_role("button", name="Choose photos")),
         "upload",
     )
 

@@ -57,6 +57,20 @@ def test_the_browser_learns_the_classes_and_the_size_of_a_frame(camera):
     assert camera.frame_side == 3 * 32
 
 
+@pytest.mark.parametrize(("size", "side"), [(32, 96), (64, 192), (96, 288), (224, 288), (300, 300)])
+def test_a_frame_has_at_least_the_models_size(size, side):
+    assert CameraClassifier(build_model(input_shape=(size, size, 3))).frame_side == side
+
+
+def test_what_a_large_model_saw_is_sent_small(png):
+    camera = CameraClassifier(build_model(input_shape=(224, 224, 3)))
+    answers = []
+    camera.send = answers.append
+    receive(camera, {"frame": "a/1"}, [png("red", (288, 288))])
+    assert answers[0]["view"].startswith("data:image/jpeg")
+    assert camera.prediction.image.shape == (224, 224, 3)
+
+
 def test_a_plain_network_has_numbers_for_class_names():
     assert CameraClassifier(build_model(num_classes=3)).class_names == ["0", "1", "2"]
 
@@ -76,8 +90,8 @@ def test_an_answer_carries_three_classes_and_what_the_model_saw(camera, frame):
         ({"frame": "a/1"}, [b"words"], "The frame is not a picture"),
         ({"frame": "a/1"}, [b""], "The frame is empty"),
         ({"frame": "a/1"}, [bytes(MAX_FRAME_BYTES + 1)], "at most 1 MB"),
-        ({"frame": "a/1"}, [], "The frame could not be classified (IndexError"),
-        ("nonsense", [], "The frame could not be classified (IndexError"),
+        ({"frame": "a/1"}, [], "The frame could not be used (IndexError"),
+        ("nonsense", [], "The frame could not be used (IndexError"),
     ],
 )
 def test_whatever_is_wrong_is_answered_in_one_sentence(camera, frame, message, buffers, sentence):
@@ -88,6 +102,62 @@ def test_whatever_is_wrong_is_answered_in_one_sentence(camera, frame, message, b
     receive(camera, {"frame": "a/2"}, [frame])
     assert camera.answers[1]["frame"] == "a/2"
     assert "top" in camera.answers[1]
+
+
+# --- bursts ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bursts():
+    """A camera box without a model and with two burst buttons; its `photos` and `answers` are kept."""
+    photos, answers = [], []
+    camera = CameraClassifier(on_frame=lambda *taken: photos.append(taken), bursts=("cup", "pen"))
+    camera.photos, camera.answers, camera.send = photos, answers, answers.append
+    return camera
+
+
+def test_frames_of_a_burst_are_handed_over_with_the_name_of_their_button(bursts, frame):
+    for number, name in enumerate(("cup", "pen", "cup")):
+        receive(bursts, {"frame": f"a/{number}", "burst": name}, [memoryview(frame)])
+    assert bursts.photos == [("cup", frame), ("pen", frame), ("cup", frame)]
+    assert bursts.answers == [{"frame": "a/0"}, {"frame": "a/1"}, {"frame": "a/2"}]
+
+
+def test_a_frame_of_an_unknown_button_is_refused(bursts, frame):
+    for name in ("spoon", 3, ["cup"]):
+        receive(bursts, {"frame": "a/1", "burst": name}, [frame])
+        assert "no button" in bursts.answers[-1]["error"]
+    assert bursts.photos == []
+
+
+def test_a_burst_frame_above_the_limit_is_refused(bursts):
+    receive(bursts, {"frame": "a/1", "burst": "cup"}, [bytes(MAX_FRAME_BYTES + 1)])
+    assert "at most 1 MB" in bursts.answers[0]["error"]
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [(ImageError("Enough photos."), "Enough photos."), (OSError("no disk"), "could not be used (OSError: no disk)")],
+)
+def test_what_the_owner_of_a_burst_raises_is_answered(frame, error, sentence):
+    def refuse(*_):
+        raise error
+
+    camera = CameraClassifier(on_frame=refuse, bursts=("cup",))
+    answers = []
+    camera.send = answers.append
+    receive(camera, {"frame": "a/1", "burst": "cup"}, [frame])
+    assert sentence in answers[0]["error"]
+
+
+def test_a_model_can_come_later(bursts, tiny_model, frame):
+    assert bursts.class_names == []
+    receive(bursts, {"frame": "a/1"}, [frame])
+    assert bursts.answers[0]["error"] == "There is no model yet that could classify the frame."
+    bursts.use(tiny_model)
+    assert bursts.class_names == ["red", "green", "blue"]
+    receive(bursts, {"frame": "a/2"}, [frame])
+    assert bursts.answers[1]["top"] == bursts.prediction.top(3)
 
 
 def test_a_frame_above_the_limit_is_refused_before_it_is_decoded(camera):

@@ -10,10 +10,15 @@ const REFUSED = {
 };
 const PATIENCE = 20; // seconds to wait for an answer before the camera is switched off
 const NOTHING = "data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg'/>"; // an empty picture
+const BURST_SIDE = 320; // pixels, at least; enough for a network of 224 whose training crops its pictures
+const BURST_PACE = 200; // milliseconds between the frames of a burst
+const EXACT = 128; // pixels; larger frames are sent as JPEG, because PNG would have hundreds of kilobytes
+const FEW = 30; // classes that are shown without unfolding
 const PACE = 1000 / 15; // shortest time between frames, in milliseconds: faster looks no better and takes processor time from others
 
 function element(tag, className, parent, properties = {}) {
   const made = Object.assign(document.createElement(tag), properties, { className });
+  made.dataset.lmSuppressShortcuts = "true"; // keys that are pressed here are no commands of JupyterLab
   parent?.append(made);
   return made;
 }
@@ -23,6 +28,7 @@ function render({ model, el }) {
   const buttons = element("div", "buttons", root);
   const button = (label) => element("button", "jupyter-button widget-button", buttons, { textContent: label, type: "button" });
   const [start, snapshot, continuous] = ["Start camera", "Snapshot", "Continuous"].map(button);
+  const burstButtons = element("div", "buttons bursts", root);
   const status = element("p", "status", root);
   status.setAttribute("role", "status");
   const panels = element("div", "panels", root);
@@ -32,16 +38,17 @@ function render({ model, el }) {
     return made;
   };
   const video = element("video", "preview", panel("Camera (mirrored)"), { muted: true, playsInline: true });
-  const view = element("img", "view", panel("The model's view"), { alt: "", src: NOTHING });
+  const viewPanel = panel("The model's view");
+  const view = element("img", "view", viewPanel, { alt: "", src: NOTHING });
   const verdict = panel("Most probable classes");
   const bars = element("div", "bars", verdict);
   const rate = element("p", "rate", verdict);
-  const known = element("p", "", root, { textContent: "It knows only these classes: " });
-  known.append(element("b", "", null, { textContent: model.get("class_names").join(", ") }), ".");
+  const known = element("div", "known", root);
 
   const canvas = document.createElement("canvas");
   const myself = `${Math.random()}/`; // the same widget may be shown twice: this tells their answers apart
   let stream = null, opening = false, opened = 0, sent = 0, waiting = null, repeat = false, times = [], watch = 0;
+  let burst = null; // { name, taken } while a burst button is held
 
   function say(text, bad = false) {
     status.textContent = text;
@@ -52,6 +59,10 @@ function render({ model, el }) {
     start.textContent = stream || opening ? "Stop camera" : "Start camera";
     start.classList.toggle("mod-primary", !stream && !opening);
     snapshot.disabled = continuous.disabled = !stream || opening;
+    for (const each of burstButtons.children) {
+      each.disabled = !stream || opening;
+      each.classList.toggle("held", burst?.name === each.dataset.name);
+    }
     continuous.textContent = repeat ? "Pause" : "Continuous";
     video.classList.toggle("on", Boolean(stream));
   }
@@ -59,11 +70,17 @@ function render({ model, el }) {
   function stop(text = "The camera is off.", bad = false) {
     opened += 1; // a start that is still under way gives its camera back
     stream?.getTracks().forEach((track) => track.stop());
-    stream = video.srcObject = waiting = null;
+    stream = video.srcObject = waiting = burst = null;
     opening = repeat = false;
     clearInterval(watch);
     say(text, bad);
     update();
+  }
+
+  // At least as many pixels as the largest frame needs.
+  function resolution() {
+    const height = Math.max(480, model.get("frame_side"), model.get("bursts").length ? BURST_SIDE : 0);
+    return { width: { ideal: Math.round((height * 4) / 3) }, height: { ideal: height } };
   }
 
   async function open() {
@@ -72,7 +89,7 @@ function render({ model, el }) {
     say("Waiting for the camera: the browser may ask for your permission.");
     update();
     try {
-      const given = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: 640 }, height: { ideal: 480 } } });
+      const given = await navigator.mediaDevices.getUserMedia({ video: resolution() });
       if (mine !== opened) return given.getTracks().forEach((track) => track.stop());
       stream = video.srcObject = given;
       given.getVideoTracks()[0].onended = () => stop("The camera was disconnected." + UPLOAD, true);
@@ -94,8 +111,7 @@ function render({ model, el }) {
   }
 
   // The central square, halved until it is near its final size, because one large step would skip pixels. Not mirrored.
-  function square() {
-    const side = model.get("frame_side");
+  function square(side) {
     let size = Math.min(video.videoWidth, video.videoHeight);
     const draw = canvas.getContext("2d", { willReadFrequently: true });
     canvas.width = canvas.height = Math.max(size, side);
@@ -113,24 +129,35 @@ function render({ model, el }) {
 
   function send() {
     if (!stream || waiting || !video.videoWidth) return;
-    const mine = (waiting = { frame: myself + (sent += 1), since: performance.now() });
-    square();
-    canvas.toBlob(async (blob) => {
+    const mine = (waiting = { frame: myself + (sent += 1), since: performance.now(), taking: burst });
+    const side = Math.max(model.get("frame_side"), burst ? BURST_SIDE : 0);
+    const message = burst ? { frame: mine.frame, burst: burst.name } : { frame: mine.frame };
+    square(side);
+    const ready = async (blob) => {
       const content = await blob.arrayBuffer();
-      if (mine === waiting) model.send({ frame: mine.frame }, undefined, [content]);
-    }, "image/png");
+      if (mine === waiting) model.send(message, undefined, [content]);
+    };
+    canvas.toBlob(ready, side > EXACT ? "image/jpeg" : "image/png", 0.92);
   }
 
   function answered({ frame, error, top, view: address }) {
     if (frame !== waiting?.frame) return;
-    const { since } = waiting;
+    const { since, taking } = waiting;
     waiting = null;
     if (error) {
       repeat = false;
+      burst = null;
       update();
       return say(error, true);
     }
+    if (top) show(top, address);
+    else say(`${taking.name}: ${(taking.taken += 1)} taken.`);
+    if (repeat || burst) setTimeout(send, since + (burst ? BURST_PACE : PACE) - performance.now());
+  }
+
+  function show(top, address) {
     view.src = address;
+    view.classList.toggle("smooth", address.startsWith("data:image/jpeg")); // a large one, without visible pixels
     bars.replaceChildren();
     for (const [label, probability] of top) {
       element("span", "label", bars, { textContent: label });
@@ -141,7 +168,6 @@ function render({ model, el }) {
     const now = performance.now();
     times = [...times.filter((time) => now - time < 3000), now];
     rate.textContent = repeat && times.length > 2 ? `${((1000 * (times.length - 1)) / (now - times[0])).toFixed(1)} predictions per second` : "";
-    if (repeat) setTimeout(send, since + PACE - now);
   }
 
   function toggle() {
@@ -152,14 +178,60 @@ function render({ model, el }) {
     send();
   }
 
+  // A burst lasts as long as its button is held, by mouse, finger, Space or Enter.
+  function hold(name) {
+    if (burst || !stream) return;
+    repeat = false;
+    burst = { name, taken: 0 };
+    say(`${name}: hold the button.`);
+    update();
+    send();
+  }
+
+  function release() {
+    if (!burst) return;
+    burst = null;
+    update();
+  }
+
+  function burstButton(name) {
+    const made = element("button", "jupyter-button widget-button", burstButtons, { textContent: `Hold: ${name}`, type: "button" });
+    made.dataset.name = name;
+    made.title = `While you hold it, five photos per second are taken: ${name}`;
+    made.onpointerdown = (event) => { if (!event.button) { made.setPointerCapture(event.pointerId); hold(name); } };
+    made.onpointerup = made.onpointercancel = made.onlostpointercapture = made.onblur = made.onkeyup = release;
+    made.onkeydown = ({ key }) => { if (key === " " || key === "Enter") hold(name); };
+    made.oncontextmenu = (event) => event.preventDefault(); // of a long press
+  }
+
+  // What depends on the model and the names of the bursts, which may both come later.
+  function arrange() {
+    const names = model.get("class_names");
+    snapshot.hidden = continuous.hidden = viewPanel.hidden = verdict.hidden = known.hidden = !names.length;
+    const few = names.length <= FEW;
+    const list = element(few ? "p" : "details", "", null);
+    if (few) list.append("It knows only these classes: ");
+    else element("summary", "", list, { textContent: `It knows ${names.length} classes, such as ${names.slice(0, 3).join(", ")}.` });
+    list.append(element("b", "", null, { textContent: names.join(", ") }), ".");
+    known.replaceChildren(list);
+    burst = null;
+    burstButtons.replaceChildren();
+    burstButtons.hidden = !model.get("bursts").length;
+    model.get("bursts").forEach(burstButton);
+    update();
+  }
+
   const hidden = () => document.hidden && (stream || opening) && stop("The camera was switched off while the page was hidden.");
   const leaving = () => stop();
   start.onclick = () => (stream ? stop() : open());
   snapshot.onclick = () => { repeat = false; say("A snapshot."); update(); send(); };
   continuous.onclick = toggle;
   model.on("msg:custom", answered);
+  model.on("change:class_names", arrange);
+  model.on("change:bursts", arrange);
   document.addEventListener("visibilitychange", hidden);
   window.addEventListener("pagehide", leaving);
+  arrange();
   stop();
   if (!navigator.mediaDevices?.getUserMedia) {
     start.disabled = true;
@@ -168,6 +240,8 @@ function render({ model, el }) {
   return () => {
     stop();
     model.off("msg:custom", answered);
+    model.off("change:class_names", arrange);
+    model.off("change:bursts", arrange);
     document.removeEventListener("visibilitychange", hidden);
     window.removeEventListener("pagehide", leaving);
   };

@@ -1,6 +1,8 @@
-"""The camera box: live classification of what the browser's camera sees. `camera.js` is its other half."""
+"""The camera box: live classification of what the browser's camera sees, and bursts. `camera.js` is its other half."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import anywidget
 import numpy as np
@@ -8,23 +10,31 @@ import traitlets
 
 from imgclassify.classifier import Classifier, Prediction
 from imgclassify.data.images import ImageError
-from imgclassify.display import picture_uri
 from imgclassify.settings import PACKAGE
+from imgclassify.widgets.handlers import answered, view_uri
 
-MAX_FRAME_BYTES = 1_000_000  # a frame with three times the model's side has about 20 kB
+MAX_FRAME_BYTES = 1_000_000  # a frame has 20 to 60 kB
 _HERE = Path(__file__).parent
-_DETAIL = 3  # side of a frame, as a multiple of the model's input side; leaves enough pixels for antialiasing here
+_DETAIL = 3  # side of a frame, as a multiple of a small input's side; leaves enough pixels for antialiasing here
+_ENOUGH = 288  # pixels; frames are larger only if the model's input is
 
 
 class CameraClassifier(anywidget.AnyWidget):
     """A camera box: live preview, snapshot and continuous classification of what the browser's camera sees.
 
-    The browser cuts each frame to its central square and shrinks it; only this small picture goes to the
-    kernel, which classifies it like any other picture. Nothing is stored. The preview is mirrored; what is
-    classified is not.
+    The browser cuts each frame to its central square and shrinks it, but not below the model's input; only
+    this small picture goes to the kernel, which classifies it like any other picture. Nothing is stored. The
+    preview is mirrored; what is classified is not.
+
+    With `bursts`, there is a button for each of these names. While it is held, by mouse, finger or keyboard, about
+    five frames per second are handed to `on_frame`: pictures to train on.
 
     Args:
-        model: A `Classifier`, or a Keras model; its input must be square and RGB.
+        model: A `Classifier`, or a Keras model; its input must be square and RGB. None: only bursts for now; `use`
+            sets a model later.
+        on_frame: Called as `on_frame(name, content)` with the name of the button that is held, and a frame as JPEG,
+            320 pixels wide and high or more. A `ValueError` that it raises ends the burst; its message is shown.
+        bursts: Names of the burst buttons, for instance of classes; can be changed later.
 
     Attributes:
         prediction: The last `Prediction`; None before the first.
@@ -37,40 +47,69 @@ class CameraClassifier(anywidget.AnyWidget):
     _css = "".join(path.read_text(encoding="utf-8") for path in (PACKAGE / "style.css", _HERE / "camera.css"))
     class_names = traitlets.List(traitlets.Unicode()).tag(sync=True)
     frame_side = traitlets.Int().tag(sync=True)
+    bursts = traitlets.List(traitlets.Unicode()).tag(sync=True)
 
-    def __init__(self, model) -> None:
-        self._model = Classifier.of(model)
+    def __init__(
+        self,
+        model=None,
+        *,
+        on_frame: Callable[[str, bytes], Any] = lambda name, content: None,
+        bursts: Sequence[str] = (),
+    ) -> None:
+        self._model: Classifier | None = None
+        self._on_burst = on_frame
         self.prediction: Prediction | None = None
-        self._model.predict(np.zeros((1, 1, 3), np.uint8))  # compiles the network, once
-        super().__init__(class_names=list(self._model.class_names), frame_side=_DETAIL * self._model.input_size)
+        super().__init__(bursts=list(bursts))
+        if model is not None:
+            self.use(model)
         self.on_msg(self._on_frame)
+
+    def use(self, model) -> None:
+        """Classify with this model from now on; arguments and errors as for the box."""
+        classifier = Classifier.of(model)
+        size = classifier.input_size
+        classifier.predict(np.zeros((1, 1, 3), np.uint8))  # compiles the network, once
+        self._model, self.prediction = classifier, None
+        self.set_trait("frame_side", max(size, min(_DETAIL * size, _ENOUGH)))
+        self.set_trait("class_names", list(classifier.class_names))
 
     def classify_frame(self, content: bytes) -> Prediction:
         """Classify one frame as if the browser had sent it; can also be called from code and tests.
 
         Args:
-            content: A picture file, at most 1 MB; the browser sends PNG.
+            content: A picture file, at most 1 MB; the browser sends PNG, or JPEG if it is above 128 pixels.
 
         Returns:
             The prediction, which is also kept in `prediction`.
 
         Raises:
             ImageError: The frame is too large or cannot be read.
+            ValueError: There is no model yet.
         """
-        if len(content) > MAX_FRAME_BYTES:
-            megabytes, limit = len(content) / 1e6, MAX_FRAME_BYTES / 1e6
-            raise ImageError(f"The frame has {megabytes:.1f} MB: at most {limit:.0f} MB are accepted.")
-        self.prediction = self._model.predict(bytes(content), name="The frame")
+        if self._model is None:
+            raise ValueError("There is no model yet that could classify the frame.")
+        self.prediction = self._model.predict(_checked(content), name="The frame")
         return self.prediction
 
     def _on_frame(self, _, message: dict, buffers: list) -> None:
         """Answer a frame with its prediction, or with one sentence that says why there is none."""
-        answer = {"frame": message.get("frame") if isinstance(message, dict) else None}
-        try:
-            prediction = self.classify_frame(buffers[0])
-            answer |= {"top": prediction.top(3), "view": picture_uri(prediction.image)}
-        except ImageError as error:
-            answer |= {"error": str(error)}
-        except Exception as error:  # a callback's exception would be lost in the front end's log
-            answer |= {"error": f"The frame could not be classified ({type(error).__name__}: {error})."}
-        self.send(answer)
+        message = message if isinstance(message, dict) else {}
+
+        def answer() -> dict:
+            if (name := message.get("burst")) is None:
+                prediction = self.classify_frame(buffers[0])
+                return {"top": prediction.top(3), "view": view_uri(prediction.image)}
+            if name not in self.bursts:
+                raise ValueError("The frame belongs to no button of this box.")
+            self._on_burst(name, _checked(buffers[0]))
+            return {}
+
+        self.send({"frame": message.get("frame")} | (answered(answer, "The frame") or {}))
+
+
+def _checked(content: bytes) -> bytes:
+    """The bytes of a frame that is not too large."""
+    if len(content) > MAX_FRAME_BYTES:
+        megabytes, limit = len(content) / 1e6, MAX_FRAME_BYTES / 1e6
+        raise ImageError(f"The frame has {megabytes:.1f} MB: at most {limit:.0f} MB are accepted.")
+    return bytes(content)

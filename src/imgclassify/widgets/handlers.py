@@ -2,11 +2,16 @@
 
 import functools
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import ipywidgets
+import numpy as np
+from PIL import Image
 
 from imgclassify import display
+
+_FEW = 30  # classes that are shown without unfolding
+_EXACT_SIDE = 64  # pixels
 
 
 def guarded(method: Callable) -> Callable:
@@ -25,6 +30,16 @@ def guarded(method: Callable) -> Callable:
     return handler
 
 
+def answered(function: Callable[[], dict | None], name: str) -> dict | None:
+    """The answer to a browser's message, or {"error": sentence}: an exception would be lost in the front end's log."""
+    try:
+        return function()
+    except ValueError as error:
+        return {"error": str(error)}
+    except Exception as error:
+        return {"error": f"{name} could not be used ({type(error).__name__}: {error})."}
+
+
 def styled(*children: ipywidgets.Widget) -> list[ipywidgets.Widget]:
     """A box's children, with the style sheet that the class "imgclassify" of the box refers to."""
     return [ipywidgets.HTML(display.style_sheet(), layout={"display": "none"}), *children]
@@ -33,3 +48,34 @@ def styled(*children: ipywidgets.Widget) -> list[ipywidgets.Widget]:
 def row(*children: ipywidgets.Widget) -> ipywidgets.HBox:
     """Widgets side by side, which wrap on a narrow page."""
     return ipywidgets.HBox(children, layout={"flex_flow": "row wrap", "max_width": "100%"})
+
+
+def discard(*widgets: ipywidgets.Widget) -> None:
+    """Close widgets for good, with their children, layouts and styles, which would stay in memory otherwise."""
+    for widget in widgets:
+        discard(*getattr(widget, "children", ()))
+        for part in (getattr(widget, "style", None), widget.layout, widget):
+            if part is not None:
+                part.close()
+
+
+def known_classes(names: Sequence[str]) -> str:
+    """HTML that says which classes a model knows; a long list can be unfolded."""
+    everything = f"<b>{display.escape(', '.join(names))}</b>."
+    if len(names) <= _FEW:
+        return f"It knows only these classes: {everything}"
+    summary = f"It knows {len(names):,} classes, such as {display.escape(', '.join(names[:3]))}."
+    return f"<details><summary>{summary}</summary>{everything}</details>"
+
+
+def view_uri(image: np.ndarray) -> str:
+    """What a model was given, uint8 (H, W, 3), as a `data:` URI: exact if it is small, else as JPEG."""
+    if len(image) <= _EXACT_SIDE:
+        return display.picture_uri(image)
+    return display.data_uri(display.thumbnail(Image.fromarray(image), max(image.shape[:2])), "jpeg")
+
+
+def view_html(image: np.ndarray) -> str:
+    """What a model was given, as an HTML image: small ones with visible pixels."""
+    kind = "view" if len(image) <= _EXACT_SIDE else "large"
+    return f'<img class="{kind}" src="{view_uri(image)}" alt="what the model sees" width="128" height="128">'

@@ -3,7 +3,6 @@
 import functools
 import io
 import threading
-import time
 from collections.abc import Callable
 
 import ipywidgets
@@ -55,12 +54,10 @@ class TrainingPanel(ipywidgets.VBox):
         # No bounds: a value out of range is reported when the training starts, not changed silently.
         self.epochs = ipywidgets.IntText(baseline.epochs, description="Epochs", **wide)
         self.batch_size = ipywidgets.IntText(baseline.batch_size, description="Batch size", **wide)
-        self.learning_rate = ipywidgets.FloatText(
-            baseline.learning_rate, step=1e-4, description="Learning rate", **wide
-        )
-        self.augmentation = ipywidgets.Dropdown(
-            options=AUGMENTATIONS, value=baseline.augmentation, description="Augmentation", **wide
-        )
+        rate, augmentation = baseline.learning_rate, baseline.augmentation
+        self.learning_rate = ipywidgets.FloatText(rate, step=1e-4, description="Learning rate", **wide)
+        kinds = {"options": AUGMENTATIONS, "value": augmentation}
+        self.augmentation = ipywidgets.Dropdown(**kinds, description="Augmentation", **wide)
         self.seed = ipywidgets.IntText(0, description="Seed", **wide)
         self.share = ipywidgets.FloatSlider(
             1.0, min=0.05, max=1, step=0.05, description="Share of data", readout_format=".0%", **wide
@@ -68,12 +65,8 @@ class TrainingPanel(ipywidgets.VBox):
         self.start = ipywidgets.Button(description="Start", button_style="primary", icon="play")
         self.stop = ipywidgets.Button(description="Stop", icon="stop", disabled=True)
         self.status, self.message, self.table = ipywidgets.HTML("Ready."), ipywidgets.HTML(), ipywidgets.HTML()
-        self.curves, self.overlay = (
-            ipywidgets.Image(
-                format="png", layout={"width": "810px", "max_width": "100%", "margin": "0", "display": "none"}
-            )
-            for _ in range(2)
-        )
+        hidden = {"width": "810px", "max_width": "100%", "margin": "0", "display": "none"}
+        self.curves, self.overlay = (ipywidgets.Image(format="png", layout=hidden) for _ in range(2))
         whole = {"width": "420px", "max_width": "100%", "margin": "0"}
         self.runs = ipywidgets.SelectMultiple(options=[], rows=5, layout=whole)
         self.compare = ipywidgets.Button(description="Compare", tooltip="The chosen runs, or all of them")
@@ -83,32 +76,14 @@ class TrainingPanel(ipywidgets.VBox):
         self._question = ipywidgets.HTML()
         self._asking = row(self._question, self.confirm, self.keep)
         self._asking.layout.display = "none"
-        for button, handler in (
-            (self.start, self._on_start),
-            (self.stop, self._on_stop),
-            (self.compare, self._on_compare),
-            (self.delete, self._on_delete),
-            (self.confirm, self._on_confirm),
-            (self.keep, self._on_keep),
-        ):
-            button.on_click(handler)
+        for name in ("start", "stop", "compare", "delete", "confirm", "keep"):
+            getattr(self, name).on_click(getattr(self, f"_on_{name}"))
         self.recipe.observe(self._on_recipe, names="value")
         settings = (getattr(self, name) for name in ("recipe", *_PANEL_SETTINGS, "seed", "share"))
-        super().__init__(
-            styled(
-                row(*settings),
-                row(self.start, self.stop),
-                self.status,
-                self.message,
-                self.curves,
-                ipywidgets.HTML("<b>Runs</b>, newest first (Ctrl or Shift chooses several)"),
-                self.runs,
-                row(self.compare, self.delete),
-                self._asking,
-                self.table,
-                self.overlay,
-            )
-        )
+        above = (row(*settings), row(self.start, self.stop), self.status, self.message, self.curves)
+        heading = ipywidgets.HTML("<b>Runs</b>, newest first (Ctrl or Shift chooses several)")
+        below = (self.runs, row(self.compare, self.delete), self._asking, self.table, self.overlay)
+        super().__init__(styled(*above, heading, *below))
         self.add_class("imgclassify")
         self._list_runs()
 
@@ -140,14 +115,8 @@ class TrainingPanel(ipywidgets.VBox):
             if self._stop.is_set():
                 raise KeyboardInterrupt
             self.status.value = "Building the network ..."
-            self.model, self.history = train_model(
-                recipe,
-                self._data,
-                stop=self._stop,
-                on_epoch_end=functools.partial(self._draw, recipe),
-                progress=progress,
-                **settings,
-            )
+            settings |= {"on_epoch_end": functools.partial(self._draw, recipe), "progress": progress}
+            self.model, self.history = train_model(recipe, self._data, stop=self._stop, **settings)
             manifest = self.model.manifest
             ending = "Finished" if manifest.status == "complete" else "Stopped"
             accuracy = manifest.metrics.get("val_accuracy")
@@ -159,10 +128,8 @@ class TrainingPanel(ipywidgets.VBox):
             self.status.value = "Failed."
             raise
         finally:
-            try:
-                self._list_runs()
-            finally:
-                self._busy(False)
+            self._busy(False)
+            self._list_runs()
 
     @guarded
     def _draw(self, recipe: str, history: History) -> None:
@@ -228,29 +195,20 @@ class _StatusProgress(Progress):
 
     def __init__(self, status: ipywidgets.HTML, stop: threading.Event):
         super().__init__()
-        self._status, self._stop, self._last = status, stop, ""
-        self._last_update = float("-inf")
-
-    def __exit__(self, *exception) -> None:
-        pass
-
-    def log(self, line: str) -> None:
-        self._last = line
-        self._put(line)
+        self._status, self._stop, self._notebook, self._last_update = status, stop, True, float("-inf")
 
     def update(self, line: str) -> None:
         if self._stop.is_set():  # during a download too, which cannot be stopped in any other way
             raise KeyboardInterrupt
-        if time.monotonic() - self._last_update > 0.25:
-            self._last_update = time.monotonic()
-            self._put(line, self._last)
+        super().update(line)
 
     def say(self, sentence: str) -> None:
-        self._put(sentence)
+        self.log(sentence)
 
-    def _put(self, *lines: str) -> None:
+    def _show(self, lines: list[str]) -> None:
         if self._status.value != _STOPPING:
-            self._status.value = "".join(f'<div class="log">{display.escape(line)}</div>' for line in lines if line)
+            shown = reversed(lines[-2:])  # the newest first
+            self._status.value = "".join(f'<div class="log">{display.escape(line)}</div>' for line in shown)
 
 
 def _show_figure(widget: ipywidgets.Image, draw: Callable[..., Figure]) -> None:

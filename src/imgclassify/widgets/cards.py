@@ -1,0 +1,110 @@
+"""Cards: what is shown of each uploaded photo, and the table of all results."""
+
+import csv
+import io
+import math
+import time
+from collections.abc import Sequence
+
+import ipywidgets
+
+from imgclassify import display
+from imgclassify.classifier import Classifier, Prediction
+from imgclassify.data.images import Picture, decode_image, prepare_image
+from imgclassify.widgets.crop import CropBox, central_square, cut, fit_square
+from imgclassify.widgets.handlers import guarded, view_html
+
+_COLUMNS = ("file", "class", "confidence", "second", "second confidence", "third", "third confidence", "problem")
+_FORMULA = tuple("=+-@＝＋－＠")  # spreadsheets take the wide ones too
+
+
+class PhotoCard(ipywidgets.HBox):
+    """A photo with the square that the model sees, which can be moved, and the model's answer.
+
+    Attributes:
+        crop: The `CropBox`.
+        answer, message: `HTML` with the answer, and with what went wrong after a move.
+        prediction: The `Prediction` for the square as it is now.
+        on_answer: Called without arguments after each move; can be set.
+
+    Raises:
+        ImageError: The picture cannot be used.
+    """
+
+    problem = ""
+
+    def __init__(self, model: Classifier, name: str, picture: Picture):
+        started = time.perf_counter()
+        image = decode_image(picture, name=name)
+        self.prediction: Prediction = model.predict(image)
+        self.name, self._model = name, model
+        self.picture = image if hasattr(picture, "read") else picture  # a file can be read only once
+        self.on_answer = lambda: None
+        self.crop = CropBox(image, name, share=model.manifest.crop)
+        self.crop.observe(self._on_square, names="square")
+        self.answer, self.message = ipywidgets.HTML(), ipywidgets.HTML()
+        super().__init__([self.crop, self.answer, self.message])
+        self.add_class("card")
+        self._show(started)
+
+    def use(self, model: Classifier) -> None:
+        """Let another model answer, for the same square if it was moved."""
+        self._model, moved = model, self.crop.square != self.crop.start
+        self.crop.start = list(central_square(self.crop.size, model.manifest.crop))
+        if moved or self.crop.square == self.crop.start:
+            self._on_square({"new": self.crop.square})
+        else:
+            self.crop.square = self.crop.start
+
+    @guarded
+    def _on_square(self, change: dict) -> None:
+        started = time.perf_counter()
+        if change["new"] == self.crop.start:
+            self.prediction = self._model.predict(self.picture, name=self.name)
+        else:
+            square, size = fit_square(self.crop.size, change["new"]), self._model.input_size
+            image = decode_image(self.picture, name=self.name, size=math.ceil(size / square[2]))
+            self.prediction = self._model.answer(prepare_image(cut(image, square), size=size))
+        self._show(started)
+        self.message.value = ""
+        self.crop.said = self.prediction.describe(1)
+        self.on_answer()
+
+    def _show(self, started: float) -> None:
+        milliseconds = 1000 * (time.perf_counter() - started)
+        self.answer.value = (
+            f'<div class="seen"><figure>{view_html(self.prediction.image)}'
+            '<figcaption>what the model sees</figcaption></figure><div class="answer">'
+            f'<span class="verdict">{display.escape(self.prediction.label)}</span> '
+            f"{display.hint(f'{milliseconds:.0f} ms')}{display.bars(self.prediction.top(3))}</div></div>"
+        )
+
+
+class ProblemCard(ipywidgets.HTML):
+    """The sentence in the place of a photo that could not be used; `details` can be unfolded."""
+
+    prediction = None
+
+    def __init__(self, name: str, problem: str, details: str = ""):
+        self.name, self.problem = name, problem
+        super().__init__(display.message(problem, details))
+
+
+def results_csv(cards: Sequence[PhotoCard | ProblemCard]) -> str:
+    """The results as a table in CSV: one row per photo with its three most probable classes.
+
+    Names that a spreadsheet would take for a formula are preceded by an apostrophe.
+    """
+    file = io.StringIO()
+    writer = csv.writer(file)
+    writer.writerow(_COLUMNS)
+    for card in cards:
+        top = [*(card.prediction.top(3) if card.prediction else ()), ("", ""), ("", ""), ("", "")][:3]
+        answers = [part for label, share in top for part in (_harmless(label), f"{share:.4f}" if label else "")]
+        writer.writerow([_harmless(card.name), *answers, _harmless(card.problem)])
+    return file.getvalue()
+
+
+def _harmless(text: str) -> str:
+    """Text that no spreadsheet takes for a formula."""
+    return f"'{text}" if text.lstrip().startswith(_FORMULA) else text
