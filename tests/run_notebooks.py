@@ -26,6 +26,8 @@ def run(path: Path) -> None:
     for cell in notebook.cells:
         if "live" in cell.metadata.get("tags", []):
             cell.outputs = []
+        if cell.cell_type == "code":  # without the displays that progress has emptied
+            cell.outputs = [output for output in cell.outputs if output.get("data") or output.get("text")]
     nbformat.write(notebook, path)
 
 

@@ -331,7 +331,7 @@ def test_data_names_unreadable_pictures_of_a_folder_and_ends_with_1(tiny, tmp_pa
     (tmp_path / "mine" / "red" / "broken.png").write_bytes(b"broken")
     assert main(["data", str(tmp_path / "mine")]) == 1
     out, err = capsys.readouterr()
-    assert "16 training and 4 test pictures" in out
+    assert "20 pictures of 3 classes" in out
     assert "broken.png is not a picture of a known format" in err
 
 
@@ -403,8 +403,8 @@ TRAIN = ["--epochs", "2", "--batch-size", "16"]
 
 @pytest.fixture
 def trained(folder, capsys):
-    """What `imgclassify train --data FOLDER` printed."""
-    assert main(["train", "--data", str(folder), *TRAIN]) == 0
+    """What `imgclassify train baseline --data FOLDER` printed."""
+    assert main(["train", "baseline", "--data", str(folder), *TRAIN]) == 0
     return capsys.readouterr()
 
 
@@ -477,6 +477,29 @@ def test_a_folder_that_has_changed_is_reported(trained, folder, capsys):
     (folder / "red" / "0.png").unlink()
     assert main(["evaluate", "latest"]) == 0
     assert f"The pictures in {folder} have changed" in capsys.readouterr().err
+
+
+def test_photos_are_trained_evaluated_and_classified_at_the_size_of_the_backbone(folder, capsys):
+    assert main(["train", "head", "--data", str(folder), "--name", "first"]) == 0
+    assert load_model("first").input_size == 224
+    assert main(["evaluate", "first", "--data", str(folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.partition("\n{")[2].join(("{", "")))["accuracy"] > 0.9
+    assert main(["predict", str(folder / "red" / "0.png"), "--model", "first"]) == 0
+    assert "0.png: red" in capsys.readouterr().out
+
+
+def test_a_folder_of_photos_is_trained_by_the_recipe_for_photos(folder, capsys, monkeypatch):
+    asked = []
+
+    def ask(recipe, data, **options):
+        asked.extend([recipe, data])
+        raise KeyboardInterrupt  # this test is not about the training
+
+    monkeypatch.setattr("imgclassify.training.publish.train_or_load_model", ask)
+    assert main(["train", "--data", str(folder)]) == 130
+    recipe, data = asked
+    assert recipe.name == "photos"
+    assert data.x_train.shape[1:] == (224, 224, 3)
 
 
 def test_a_recipe_together_with_data_names_a_model(trained, folder, capsys):

@@ -12,11 +12,15 @@ def test_the_baseline_recipe_is_as_designed():
     assert asdict(get_recipe("baseline")) == {
         "name": "baseline",
         "architecture": "baseline",
+        "size": 32,
+        "frozen": "",
+        "variants": 1,
         "epochs": 20,
         "hard_fraction": 1.0,
         "batch_size": 64,
         "optimizer": "adam",
         "learning_rate": 1e-3,
+        "weight_decay": 0.0,
         "schedule": "constant",
         "augmentation": "none",
         "label_smoothing": 0.0,
@@ -41,13 +45,15 @@ def test_a_recipe_of_ones_own_takes_settings_too_and_is_not_modified():
 
 
 def test_an_unknown_recipe_is_refused_with_those_that_exist():
-    with pytest.raises(ValueError, match=r"use one of \['baseline', 'best', 'fast'\]\. Received: recipe='better'"):
+    with pytest.raises(
+        ValueError, match=r"use one of \['baseline', 'best', .*, 'photos'\]\. Received: recipe='better'"
+    ):
         get_recipe("better")
 
 
 @pytest.mark.parametrize("name", ["epoch", "growing", "tta", "averaging"])
 def test_an_unknown_setting_is_refused_with_those_that_exist(name):
-    with pytest.raises(ValueError, match=f"setting {name}: .* name, architecture, epochs,"):
+    with pytest.raises(ValueError, match=f"setting {name}: .* name, architecture, size, frozen,"):
         get_recipe("baseline", **{name: 5})
 
 
@@ -63,8 +69,15 @@ def test_an_unknown_setting_is_refused_with_those_that_exist(name):
         ("learning_rate", -1e-3, "above 0 and finite"),
         ("learning_rate", math.inf, "above 0 and finite"),
         ("learning_rate", math.nan, "above 0 and finite"),
-        ("optimizer", "sgd", "one of adam, muon"),
-        ("schedule", "cosine", "one of constant, linear"),
+        ("optimizer", "sgd", "one of adam, adamw, muon, logistic"),
+        ("schedule", "step", "one of constant, linear, cosine"),
+        ("optimizer", "logistic", 'adamw, unless frozen="features"'),
+        ("weight_decay", -0.1, "at least 0 and below 1"),
+        ("weight_decay", 1.0, "at least 0 and below 1"),
+        ("size", 17, "from 18 to 1024 pixels"),
+        ("frozen", "stage1", "one of stage2, stage3, stage4, stage5, stage6, features, or empty"),
+        ("frozen", "stage5", "empty, except for efficientnet-lite0"),
+        ("variants", 0, "from 1 to 100"),
         ("label_smoothing", -0.1, "at least 0 and below 1"),
         ("label_smoothing", 1.0, "at least 0 and below 1"),
         ("views", 0, "one of 1, 2, 6"),
@@ -76,6 +89,12 @@ def test_an_unknown_setting_is_refused_with_those_that_exist(name):
 def test_values_out_of_range_are_refused_with_the_range(field, value, bound):
     with pytest.raises(ValueError, match=rf"^{field} must be {bound}\. Received: {field}={value}$"):
         get_recipe("baseline", **{field: value})
+
+
+def test_all_layers_but_the_last_are_frozen_only_for_logistic_regression():
+    with pytest.raises(ValueError, match="frozen must be empty or a stage, except for logistic"):
+        get_recipe("photos", frozen="features")
+    assert get_recipe("head").optimizer == "logistic"
 
 
 def test_an_unknown_augmentation_is_refused_with_those_that_exist():

@@ -11,11 +11,15 @@ import numpy as np
 
 from imgclassify import display
 from imgclassify.data.images import ImageError, Picture, decode_image, prepare_image, to_bytes
+from imgclassify.data.resized import resized
+from imgclassify.models.backbones import BACKBONE, imagenet_class_names
 from imgclassify.models.inference import predict_probabilities
-from imgclassify.models.networks import PREPROCESSING, Preprocessing
+from imgclassify.models.networks import PREPROCESSING, build_model
 from imgclassify.runs import files
-from imgclassify.runs.manifest import Manifest, ModelFileError
-from imgclassify.runs.names import find_model, name_of
+from imgclassify.runs.manifest import DataRecord, Manifest, ModelFileError
+from imgclassify.runs.names import IMAGENET, find_model, name_of
+
+_MOST_NAMES = 20  # of classes on a card
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,9 +144,9 @@ class Classifier:
             ImageError: The picture cannot be used.
             ValueError: The network does not take square RGB pictures.
         """
-        architecture = self.manifest.recipe.architecture if self.manifest.recipe else ""
-        crop = PREPROCESSING.get(architecture, Preprocessing(self.input_size)).crop
-        return prepare_image(decode_image(picture, name=name), size=self.input_size, crop=crop)
+        return prepare_image(
+            decode_image(picture, name=name, size=self.input_size), size=self.input_size, crop=self.manifest.crop
+        )
 
     def probabilities(
         self, x: np.ndarray, *, views: int | None = None, on_batch_end: Callable[[], None] | None = None
@@ -150,7 +154,7 @@ class Classifier:
         """Class probabilities of many pictures that are already prepared.
 
         Args:
-            x: uint8, or float in [0, 1], (N, H, W, C).
+            x: uint8, or float in [0, 1], (N, H, W, C); pictures of another size than the network's are resized.
             views: How many views of each picture to average; default: the number in the manifest. With 1, the saved
                 file alone gives the same. See `predict_probabilities`.
             on_batch_end: Called after every batch if there are several; may raise an exception to stop.
@@ -162,6 +166,7 @@ class Classifier:
             ValueError: `views` is not one of the accepted numbers.
         """
         views = self.manifest.views if views is None else views
+        x = resized(x, self.input_size) if self.input_shape != x.shape[1:] else x
         return predict_probabilities(self.network, x, views=views, on_batch_end=on_batch_end)
 
     def predict(self, picture: Picture, *, name: str | None = None) -> Prediction:
@@ -201,7 +206,7 @@ class Classifier:
         height, width, _ = self.input_shape
         trained = self.manifest.recipe.name if self.manifest.recipe else "an unrecorded recipe"
         return (
-            f"{self.name}: knows {', '.join(self.class_names)}. {self.manifest.describe_accuracy()} "
+            f"{self.name}: knows {_name_some(self.class_names)}. {self.manifest.describe_accuracy()} "
             f"{self.network.count_params():,} parameters, {width} x {height} pixels, trained by {trained}."
         )
 
@@ -210,7 +215,7 @@ class Classifier:
     def _repr_html_(self) -> str:
         manifest, (height, width, _) = self.manifest, self.input_shape
         rows = [
-            ("knows", ", ".join(self.class_names)),
+            ("knows", _name_some(self.class_names)),
             ("accuracy", manifest.describe_accuracy()),
             ("size", f"{self.network.count_params():,} parameters, {width} x {height} pixels"),
         ]
@@ -225,11 +230,17 @@ class Classifier:
         )
 
 
+def _name_some(names: Sequence[str]) -> str:
+    """The names, or if there are many, the first few and their number."""
+    return ", ".join(names) if len(names) <= _MOST_NAMES else f"{', '.join(names[:5])}, ... ({len(names):,} classes)"
+
+
 def load_model(path_or_name: str | os.PathLike = "best", *, dataset: str = "cifar10") -> Classifier:
     """Load a trained model with its manifest.
 
     Args:
-        path_or_name: The path of a model, or any name that this package prints; see `find_model`.
+        path_or_name: The path of a model, or any name that this package prints; see `find_model`. "imagenet" is the
+            backbone with ImageNet's own 1,000 classes, for any photo.
         dataset: Which data set a recipe's name refers to.
 
     Returns:
@@ -238,6 +249,8 @@ def load_model(path_or_name: str | os.PathLike = "best", *, dataset: str = "cifa
     Raises:
         ModelFileError: There is no such model, it is damaged, does not match its manifest, or carries code.
     """
+    if path_or_name == IMAGENET:
+        return _imagenet_classifier()
     path = find_model(path_or_name, dataset=dataset)
     try:
         return Classifier.of(Classifier(*files.read_model(path), file=path))
@@ -245,6 +258,16 @@ def load_model(path_or_name: str | os.PathLike = "best", *, dataset: str = "cifa
         raise
     except ValueError as error:  # names that are not as many as the outputs
         raise ModelFileError(f"{path} does not match its manifest: {error}") from error
+
+
+def _imagenet_classifier() -> Classifier:
+    """The backbone with ImageNet's own classes; pictures are prepared as for its published accuracy."""
+    names = imagenet_class_names()
+    prepared = PREPROCESSING[BACKBONE]
+    network = build_model(BACKBONE, input_shape=(prepared.size, prepared.size, 3), num_classes=len(names))
+    about = DataRecord("imagenet", "ImageNet (ILSVRC 2012)")
+    manifest = Manifest(run=IMAGENET, status="complete", dataset=about, class_names=names, crop=prepared.crop)
+    return Classifier.of(Classifier(network, manifest))
 
 
 def save_model(model, path: str | os.PathLike, *, replace: bool = False) -> Path:

@@ -5,11 +5,15 @@ Exit codes: 0 success, 1 a problem that the user can fix (explained in one sente
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 
 from imgclassify import commands
 from imgclassify.backend import PRECISIONS
+
+_MOST = 2**32 - 1  # of the numbers that seed random generators
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Classify CIFAR-10's 32 x 32 pictures and your own with a convolutional network.",
         epilog="A MODEL is best, a recipe, a .keras or .h5 file, a run by name (with or without its time), or latest.",
     )
-    parser.add_argument("--version", action="version", version=_version())
+    parser.add_argument("--version", action="version", version=f"imgclassify {version('imgclassify')}")
     parser.set_defaults(command=None, json=False)
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
 
@@ -63,15 +67,26 @@ def _parser() -> argparse.ArgumentParser:
     train = command(
         "train", commands.train, "Train a network; it is kept as a run, and published if there is no model yet."
     )
-    train.add_argument("recipe", nargs="?", default="baseline", help="baseline (default), fast or best")
+    train.add_argument(
+        "recipe",
+        nargs="?",
+        help="baseline, fast, best, photos, head or finetune (default: photos for photos, else baseline)",
+    )
     data_option(train, "cifar10", "cifar10")
     train.add_argument("--epochs", type=int, help="passes over the training pictures (default: the recipe's)")
     train.add_argument("--batch-size", type=int, help="pictures per step (default: the recipe's)")
     train.add_argument("--learning-rate", type=float, help="the optimizer's initial rate (default: the recipe's)")
     train.add_argument("--augmentation", help="none, flip, flip+shift or flip+shift+cutout (default: the recipe's)")
-    train.add_argument("--seed", type=_from_zero, default=0, help="seed for everything random, at least 0 (default: 0)")
+    train.add_argument(
+        "--seed",
+        type=_bounded(int, 0, _MOST, f"a whole number from 0 to {_MOST}"),
+        default=0,
+        help="seed for everything random, at least 0 (default: 0)",
+    )
     share = "train on this share of the training pictures, above 0 to 1 (default: 1)"
-    train.add_argument("--share", type=_share, default=1.0, help=share)
+    train.add_argument(
+        "--share", type=_bounded(float, sys.float_info.min, 1, "above 0 and at most 1"), default=1.0, help=share
+    )
     train.add_argument(
         "--precision", default="auto", choices=["auto", *PRECISIONS], help="auto: the fastest for this hardware"
     )
@@ -86,12 +101,14 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("files", nargs="+", metavar="FILE-or-FOLDER", help="pictures, or folders of pictures")
     predict.add_argument("--model", default="best", help=model)
     top = "how many classes to print, at least 1 (default: 3)"
-    predict.add_argument("--top", type=_from_one, default=3, metavar="K", help=top)
+    predict.add_argument(
+        "--top", type=_bounded(int, 1, _MOST, f"a whole number from 1 to {_MOST}"), default=3, metavar="K", help=top
+    )
 
     data = command("data", commands.data, "Show which data is available, check it, or download CIFAR-10.")
-    name = "cifar10 (default), digits, auto, or a folder with one subfolder per class"
+    name = "cifar10 (default), cifar100, clothing, digits, auto, or a folder with one subfolder per class, to check it"
     data.add_argument("name", nargs="?", default="cifar10", help=name)
-    download = "download CIFAR-10 (170 MB) if it is not on this computer, however long it takes"
+    download = "download CIFAR-10 (170 MB) or the named data if it is not on this computer, however long it takes"
     data.add_argument("--download", action="store_true", help=download)
 
     runs = command("runs", commands.runs, "List and compare trainings, or delete one.")
@@ -102,34 +119,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _version() -> str:
-    from importlib.metadata import version
+def _bounded(kind: type, low: float, high: float, accepted: str) -> Callable[[str], float]:
+    """A function that turns an argument into a number within bounds, or says what is accepted."""
 
-    return f"imgclassify {version('imgclassify')}"
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"must be {accepted}. Received: {text}")
+        return value
 
-
-def _from_zero(text: str) -> int:
-    return _whole_number(text, 0, 2**32 - 1)
-
-
-def _from_one(text: str) -> int:
-    return _whole_number(text, 1, 2**32 - 1)
-
-
-def _whole_number(text: str, low: int, high: int) -> int:
-    if not (text.removeprefix("-").isdecimal() and low <= int(text) <= high):
-        raise argparse.ArgumentTypeError(f"must be a whole number from {low} to {high}. Received: {text}")
-    return int(text)
-
-
-def _share(text: str) -> float:
-    try:
-        share = float(text)
-    except ValueError:
-        share = 0.0
-    if not 0 < share <= 1:
-        raise argparse.ArgumentTypeError(f"must be above 0 and at most 1. Received: {text}")
-    return share
+    return parse
 
 
 if __name__ == "__main__":

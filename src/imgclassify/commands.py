@@ -6,7 +6,7 @@ Nothing heavy is imported before a command needs it, so that `--help` answers at
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
@@ -51,12 +51,6 @@ def _report(options: argparse.Namespace, text: str, values: object) -> None:
         print(text)
 
 
-def _list_skipped(skipped: Iterable[str]) -> None:
-    """Name the files of a folder that were left out."""
-    for sentence in skipped:
-        complain(f"left out: {sentence}")
-
-
 # --- the commands ----------------------------------------------------------------------------------
 
 
@@ -80,12 +74,8 @@ def run(options: argparse.Namespace) -> int:
         return fail(options, "interrupted; what was finished is kept", 130)
     evaluation = evaluate_model(baseline, data.x_test, data.y_test, source=data.source)
     say(f"Baseline: {evaluation}")
-    result: dict[str, Any] = {
-        "data": data.source,
-        "notice": data.notice,
-        "test_accuracy": evaluation.accuracy,
-        "interval": list(evaluation.interval),
-    }
+    result: dict[str, Any] = {"data": data.source, "notice": data.notice}
+    result |= {"test_accuracy": evaluation.accuracy, "interval": evaluation.interval}
     answering = baseline
     if data.name == "cifar10":
         answering = load_model("best")
@@ -150,16 +140,17 @@ def _save_figures(baseline, history: dict, evaluation, *, prediction, by, data) 
 def train(options: argparse.Namespace) -> int:
     """Train a network, and publish it if there is no model yet."""
     from imgclassify import train_model, train_or_load_model
+    from imgclassify.data.loading import OWN_SIZE
     from imgclassify.recipes import check_name, get_recipe
     from imgclassify.training.publish import find_published
 
     chosen = {key: getattr(options, key) for key in ("epochs", "batch_size", "learning_rate", "augmentation")}
     try:
-        recipe = get_recipe(options.recipe, **chosen)
+        recipe = get_recipe(options.recipe or ("baseline" if options.data in OWN_SIZE else "photos"), **chosen)
         check_name(recipe.name if options.name is None else options.name)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    data = _load_data(options.data)
+    data = _load_data(options.data, size=recipe.size)
     arguments = {"seed": options.seed, "share": options.share, "precision": options.precision, "name": options.name}
     target, existing = find_published(recipe.name, data.name)
     if existing and not options.replace:
@@ -188,52 +179,43 @@ def train(options: argparse.Namespace) -> int:
 def evaluate(options: argparse.Namespace) -> int:
     """Measure a model on test data."""
     from imgclassify import Classifier, load_model
+    from imgclassify.data.folders import name_of_folder
+    from imgclassify.data.loading import OWN_SIZE
     from imgclassify.evaluation.metrics import evaluate_model
 
     if options.data:
-        data = _load_data(options.data)
-        model = load_model(options.model, dataset=data.name)
+        data = _load_data(options.data) if options.data in OWN_SIZE else None
+        model = load_model(options.model, dataset=data.name if data else name_of_folder(Path(options.data)))
+        data = data or _load_data(options.data, size=model.input_size)
     else:
         model = load_model(options.model)
         recorded = model.manifest.dataset
         if recorded.folder and not Path(recorded.folder).is_dir():
-            raise ValueError(
-                f"{options.model} was trained on the folder {recorded.folder}, which no longer exists: "
-                "restore it, or give its new path with --data."
-            )
-        data = _load_data(recorded.location())
+            gone = f"{options.model} was trained on the folder {recorded.folder}, which no longer exists"
+            raise ValueError(f"{gone}: restore it, or give its new path with --data.")
+        data = _load_data(recorded.location(), size=model.input_size)
         if recorded.folder and recorded.fingerprint not in (None, data.fingerprint):
             complain(f"The pictures in {recorded.folder} have changed since the model was trained.")
     if model.manifest.status == "unknown" and len(model.class_names) == len(data.class_names):
         model = Classifier.of(model, data.class_names)  # a file without a manifest: the data says what its classes are
     if model.class_names != data.class_names:
-        classes = ", ".join(data.class_names)
-        raise ValueError(
-            f"The model's classes ({', '.join(model.class_names)}) are not those of {data.source} ({classes})."
-        )
+        known, classes = ", ".join(model.class_names), ", ".join(data.class_names)
+        raise ValueError(f"The model's classes ({known}) are not those of {data.source} ({classes}).")
     result = evaluate_model(model, data.x_test, data.y_test, source=data.source)
-    _report(
-        options,
-        f"{_paint(model.name, _BOLD, sys.stdout)}: {result}",
-        {
-            "model": model.name,
-            "source": result.source,
-            "pictures": len(result.labels),
-            "accuracy": result.accuracy,
-            "interval": list(result.interval),
-            "loss": result.loss,
-            "per_class": result.per_class,
-            "confusion": result.confusion.tolist(),
-        },
-    )
+    values = {key: getattr(result, key) for key in ("source", "accuracy", "interval", "loss", "per_class")}
+    values |= {"model": model.name, "pictures": len(result.labels), "confusion": result.confusion.tolist()}
+    _report(options, f"{_paint(model.name, _BOLD, sys.stdout)}: {result}", values)
     return 0
 
 
-def _load_data(name: str):
+def _load_data(name: str, *, size: int | None = None, offline: bool = False):
+    """A data set, photos in this size; what the user should know about it goes to standard error."""
     from imgclassify import load_dataset
+    from imgclassify.data.loading import OWN_SIZE
 
-    data = load_dataset(name)
-    _list_skipped(data.skipped)
+    data = load_dataset(name, size=None if name in OWN_SIZE else size, offline=offline)
+    for sentence in data.skipped:
+        complain(f"left out: {sentence}")
     if data.notice:
         complain(data.notice)
     return data
@@ -274,55 +256,43 @@ def _picture_files(names: list[str]) -> tuple[list[Path | str], list[dict]]:
         inside = sorted(path for path in Path(name).rglob("*") if path.is_file() and not path.name.startswith("."))
         pictures = [path for path in inside if path.suffix.lower() in IMAGE_SUFFIXES]
         files += pictures
-        others = len(inside) - len(pictures)
-        if others:
-            endings = ", ".join(IMAGE_SUFFIXES)
+        endings = ", ".join(IMAGE_SUFFIXES)
+        if others := len(inside) - len(pictures):
             complain(f"{name}: skipped {others} file{'s' * (others > 1)} not ending in {endings}.")
         if not pictures:
-            sentence = f"{name} contains no picture: expected files ending in {', '.join(IMAGE_SUFFIXES)}."
+            sentence = f"{name} contains no picture: expected files ending in {endings}."
             complain(sentence)
             refused.append({"file": name, "error": sentence})
     return files, refused
 
 
 def _as_json(file: str, prediction) -> dict:
-    return {
-        "file": file,
-        "label": prediction.label,
-        "confidence": prediction.confidence,
-        "probabilities": prediction.probabilities,
-    }
+    answer = {key: getattr(prediction, key) for key in ("label", "confidence", "probabilities")}
+    return {"file": file} | answer
 
 
 def data(options: argparse.Namespace) -> int:
-    """Show which data is available."""
-    import numpy as np
+    """Show which data is available, or check a folder of photos."""
+    from imgclassify.data.check import check_data
 
-    from imgclassify import load_dataset
-
-    data = load_dataset(options.name, offline=not options.download)
+    if Path(options.name).expanduser().is_dir():
+        report = check_data(options.name)
+        _report(options, str(report), report.to_dict())
+        for sentence in report.skipped:
+            complain(f"left out: {sentence}")
+        return 1 if report.problems else 0
+    data = _load_data(options.name, offline=not options.download)
     parts = (("training", data.y_train), ("test", data.y_test))
     counts = {
-        name: {part: int(np.sum(labels == number)) for part, labels in parts}
+        name: {part: int((labels == number).sum()) for part, labels in parts}
         for number, name in enumerate(data.class_names)
     }
-    lines = [
-        f"{data.source}: {len(data.y_train):,} training and {len(data.y_test):,} test pictures; "
-        f"fingerprint {data.fingerprint[:16]}",
-        *(f"  {name}: {count['training']:,} + {count['test']:,}" for name, count in counts.items()),
-    ]
-    values = {
-        "name": data.name,
-        "source": data.source,
-        "fingerprint": data.fingerprint,
-        "classes": counts,
-        "skipped": list(data.skipped),
-        "notice": data.notice,
-    }
+    head = f"{data.source}: {len(data.y_train):,} training and {len(data.y_test):,} test pictures"
+    rows = (f"  {name}: {count['training']:,} + {count['test']:,}" for name, count in counts.items())
+    lines = [f"{head}; fingerprint {data.fingerprint[:16]}", *rows]
+    values = {key: getattr(data, key) for key in ("name", "source", "fingerprint", "skipped", "notice")}
+    values |= {"classes": counts}
     _report(options, "\n".join(lines), values)
-    _list_skipped(data.skipped)
-    if data.notice:
-        complain(data.notice)
     return 1 if data.skipped else 0
 
 

@@ -30,22 +30,12 @@ def fragment(*parts: str) -> str:
 
 
 def escape(text: object) -> str:
-    """Text with the special characters of HTML escaped.
-
-    Example:
-        >>> escape("<b>")
-        '&lt;b&gt;'
-    """
+    """Text with the special characters of HTML escaped: "&lt;" for "<"."""
     return html.escape(str(text))
 
 
 def data_uri(content: bytes, kind: str = "png") -> str:
-    """A picture file as a `data:` URI.
-
-    Example:
-        >>> data_uri(b"", "jpeg")
-        'data:image/jpeg;base64,'
-    """
+    """A picture file as a `data:` URI; `kind` is its format, such as "jpeg"."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 

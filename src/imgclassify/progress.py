@@ -64,8 +64,7 @@ class Progress:
         if self._notebook:
             self._show(self._lines)
         else:
-            self._write(("\r\x1b[K" if self._passing else "") + line + "\n")
-            self._passing = False
+            self._keep(line)
 
     def update(self, line: str) -> None:
         """Show a line that the next one replaces; cheap enough to call for every batch."""
@@ -89,8 +88,7 @@ class Progress:
 
             display({"text/plain": sentence}, raw=True)
         else:
-            self._write(("\r\x1b[K" if self._passing else "") + sentence + "\n")
-            self._passing = False
+            self._keep(sentence)
 
     def _show(self, lines: list[str]) -> None:
         from IPython.display import display
@@ -100,6 +98,10 @@ class Progress:
             self._handle = display(bundle, raw=True, display_id=True)
         else:
             self._handle.update(bundle, raw=True)
+
+    def _keep(self, line: str) -> None:
+        self._write(("\r\x1b[K" if self._passing else "") + line + "\n")
+        self._passing = False
 
     @staticmethod
     def _write(text: str) -> None:

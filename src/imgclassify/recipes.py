@@ -5,10 +5,12 @@ import re
 from dataclasses import asdict, dataclass, replace
 
 from imgclassify.data.augmentation import check_augmentation
+from imgclassify.models.backbones import BACKBONE, BACKBONES, CUTS, FEATURES
 from imgclassify.models.inference import VIEWS
 
-OPTIMIZERS = ("adam", "muon")
-SCHEDULES = ("constant", "linear")
+OPTIMIZERS = ("adam", "adamw", "muon", "logistic")
+SCHEDULES = ("constant", "linear", "cosine")
+FROZEN = ("", *CUTS, FEATURES)
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,11 @@ class Recipe:
     Attributes:
         name: Used in file names.
         architecture: See `build_model`.
+        size: Side of the square pictures that the network takes, in pixels; other pictures are resized.
+        frozen: The layers of a backbone up to this one keep ImageNet's weights, and what they compute is computed only
+            once for each variant of each picture: "stage2" to "stage6", or "features" for all layers but the last; ""
+            to train all layers.
+        variants: With `frozen`, the number of random variants of each picture; every epoch takes another one of them.
         epochs: The first goes through all training pictures, the others through `hard_fraction` of them.
         hard_fraction: Share of the training pictures that each epoch after the first trains on, in whole batches:
             the pictures whose class the network was least sure of when it last trained on them. The others return
@@ -25,10 +32,13 @@ class Recipe:
             which draws by rank; a later version of airbench96 (Jordan) uses a separate small network to decide which
             half is hard. Pictures with a wrong label stay hard, so they are trained on most often. 1 for all pictures.
         batch_size: Pictures per step.
-        optimizer: "adam" (Kingma and Ba, 2015), or "muon" (Jordan et al., 2024) for the convolutions and Adam for
-            the rest; see `build_optimizer`.
+        optimizer: "adam" (Kingma and Ba, 2015), "adamw" (Loshchilov and Hutter, 2019), or "muon" (Jordan et al., 2024)
+            for the convolutions and Adam for the rest; see `build_optimizer`. "logistic" fits the last layer only,
+            by logistic regression; the fields about epochs and steps then have no meaning.
         learning_rate: The optimizer's, at the start.
-        schedule: "constant", or "linear" for a learning rate that falls to zero in equal steps.
+        weight_decay: The optimizer's, for "adamw"; see `build_optimizer`.
+        schedule: "constant", "linear" for a learning rate that falls to zero in equal steps, or "cosine" for one that
+            rises for a tenth of the steps and then falls to zero along a cosine (Loshchilov and Hutter, 2017).
         augmentation: Random variants of the training pictures; see `draw_variations`.
         label_smoothing: Share of the target probability that is spread over all classes (Szegedy et al., 2016).
         sizes: Picture sizes to train on, as shares of the full size, each for the same number of steps (progressive
@@ -41,11 +51,15 @@ class Recipe:
 
     name: str
     architecture: str = "baseline"
+    size: int = 32
+    frozen: str = ""
+    variants: int = 1
     epochs: int = 20
     hard_fraction: float = 1.0
     batch_size: int = 64
     optimizer: str = "adam"
     learning_rate: float = 1e-3
+    weight_decay: float = 0.0
     schedule: str = "constant"
     augmentation: str = "none"
     label_smoothing: float = 0.0
@@ -65,6 +79,17 @@ class Recipe:
             # Muon rescales kernels, which does no harm only if batch normalisation follows.
             ("optimizer", (self.optimizer, self.architecture) != ("muon", "baseline"), "adam for the baseline network"),
             ("learning_rate", 0 < self.learning_rate < math.inf, "above 0 and finite"),
+            ("weight_decay", 0 <= self.weight_decay < 1, "at least 0 and below 1"),
+            ("size", 18 <= self.size <= 1024, "from 18 to 1024 pixels"),
+            ("frozen", self.frozen in FROZEN, f"one of {', '.join(FROZEN[1:])}, or empty"),
+            ("frozen", not self.frozen or self.architecture in BACKBONES, f"empty, except for {', '.join(BACKBONES)}"),
+            (
+                "frozen",
+                self.frozen != FEATURES or self.optimizer == "logistic",
+                "empty or a stage, except for logistic",
+            ),
+            ("variants", 1 <= self.variants <= 100, "from 1 to 100"),
+            ("optimizer", self.optimizer != "logistic" or self.frozen == FEATURES, 'adamw, unless frozen="features"'),
             ("schedule", self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
             ("label_smoothing", 0 <= self.label_smoothing < 1, "at least 0 and below 1"),
             ("sizes", self.sizes and all(0.5 < size <= 1 for size in self.sizes), "shares above 0.5 and at most 1"),
@@ -107,6 +132,23 @@ _FAST = Recipe(
     validation_fraction=0.05,
 )
 
+_PHOTOS = Recipe(
+    "photos",
+    architecture=BACKBONE,
+    size=224,
+    frozen="stage5",
+    variants=6,
+    epochs=6,
+    batch_size=32,
+    optimizer="adamw",
+    learning_rate=6e-4,
+    weight_decay=0.02,
+    schedule="cosine",
+    augmentation="flip+crop",
+    label_smoothing=0.1,
+    validation_fraction=0.1,
+)
+
 RECIPES = {
     recipe.name: recipe
     for recipe in (
@@ -121,6 +163,9 @@ RECIPES = {
             sizes=(5 / 8, 6 / 8, 7 / 8, 1),
             views=2,
         ),
+        _PHOTOS,
+        replace(_PHOTOS, name="head", frozen=FEATURES, variants=1, epochs=1, optimizer="logistic", augmentation="none"),
+        replace(_PHOTOS, name="finetune", frozen="", variants=1, epochs=10, learning_rate=3e-4),
     )
 }
 

@@ -1,16 +1,6 @@
 """Settings: the environment variables, and the folders that depend on them.
 
-This is the only module that reads the project's environment variables:
-
-| variable | meaning |
-|---|---|
-| `IMGCLASSIFY_DATA_DIR` | folder with `cifar-10-batches-py/` or `cifar-10-python.tar.gz` |
-| `IMGCLASSIFY_CACHE_DIR` | where converted data is kept (default: the user's cache folder) |
-| `IMGCLASSIFY_CIFAR10_URL` | the only address to fetch CIFAR-10 from; may end in `#sha256=<hex>` |
-| `IMGCLASSIFY_OFFLINE` | set: never use the network |
-| `IMGCLASSIFY_DATASET` | what `load_dataset("auto")` loads |
-| `IMGCLASSIFY_ARTIFACTS_DIR` | where models, runs and figures go |
-| `IMGCLASSIFY_SHORT` | set: few pictures, few epochs, artifacts in a temporary folder (for tests) |
+This is the only module that reads the project's environment variables, `IMGCLASSIFY_<NAME>`. docs/data.md lists them.
 """
 
 import atexit

@@ -171,6 +171,7 @@ WRONG = [
     *[("dataset", value) for value in ({"fingerprint": 3}, {"folder": None})],
     *[("class_names", value) for value in (None, "cat", {}, [1, 2], [None])],
     *[("input_shape", value) for value in (32, ["32"], [None, 32, 3], [True])],
+    *[("crop", value) for value in (0, 1.5, -1, "whole", None, True, math.nan)],
     *[("temperatures", value) for value in (1.0, ["warm"], [None], [math.nan], [10**400])],
     *[("outside_temperatures", value) for value in ("half", [None], {})],
     *[("temperature", value) for value in ("warm", None, [1.0], math.nan)],

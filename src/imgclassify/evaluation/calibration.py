@@ -14,17 +14,11 @@ _WIDEST = np.log(4) - 1e-9  # bounds of 1/4 and 4, rounding included: without mi
 
 
 class Calibrated(NamedTuple):
-    """A calibrated classifier, and its results on the pictures that it was calibrated on.
+    """A calibrated classifier, and its results on the pictures that it was calibrated on."""
 
-    Attributes:
-        classifier: Its network has the temperatures as layers, and its manifest records them.
-        measured: Results with as many views as the classifier averages at prediction.
-        single: Results with a single view.
-    """
-
-    classifier: Classifier
-    measured: Evaluation
-    single: Evaluation
+    classifier: Classifier  # its network has the temperatures as layers, and its manifest records them
+    measured: Evaluation  # with as many views as the classifier averages at prediction
+    single: Evaluation  # with a single view
 
     def metrics(self, part: str) -> dict[str, object]:
         """What a manifest records about it; see `recorded_metrics`."""

@@ -112,17 +112,15 @@ class Evaluation:
 
     def __str__(self) -> str:
         width = max(map(len, self.class_names))
-        return "\n".join(
-            [self._headline(), *(f"  {name:<{width}}  {share:6.1%}" for name, share in self.per_class.items())]
-        )
+        rows = (f"  {name:<{width}}  {share:6.1%}" for name, share in self.per_class.items())
+        return "\n".join([self._headline(), *rows])
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
         rows = ((name, f"{share:.1%}") for name, share in self.per_class.items())
-        return display.fragment(
-            f"<p>{display.escape(self._headline())}</p>", display.table(("class", "accuracy"), rows)
-        )
+        head = f"<p>{display.escape(self._headline())}</p>"
+        return display.fragment(head, display.table(("class", "accuracy"), rows))
 
 
 def wilson_interval(hits: int, count: int) -> tuple[float, float]:
@@ -179,22 +177,17 @@ def check_labels(x: np.ndarray, y: np.ndarray, classes: int) -> np.ndarray:
     """Class numbers, int64 (N,), from labels in any form; raises `ValueError` if they do not match the pictures."""
     labels = class_numbers(y)
     if len(x) != len(labels) or len(labels) == 0:
-        raise ValueError(
-            "There must be one label per picture, and at least one picture. "
-            f"Received: {len(x)} pictures and {len(labels)} labels"
-        )
+        expected = "There must be one label per picture, and at least one picture."
+        raise ValueError(f"{expected} Received: {len(x)} pictures and {len(labels)} labels")
     if labels.max() >= classes:
         raise ValueError(f"Labels must lie between 0 and {classes - 1}. Received: {labels.min()} to {labels.max()}")
     return labels
 
 
 def recorded_metrics(part: str, measured: Evaluation, single: Evaluation | None = None) -> dict[str, object]:
-    """What a manifest records about a model's results on one part of the data.
+    """What a manifest records about results on one part of the data, "val" or "test", which begins the names.
 
-    Args:
-        part: "val" or "test", the prefix of the names.
-        measured: Results of the model as it predicts by default.
-        single: Results with a single view, if the model averages several.
+    `single` are the results with a single view, if the model averages several.
     """
     metrics = {
         f"{part}_accuracy": measured.accuracy,

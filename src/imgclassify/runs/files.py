@@ -17,13 +17,10 @@ MODEL_SUFFIXES = (".keras", ".h5")
 
 
 def read_model(path: Path) -> tuple[object, Manifest]:
-    """The network in a model file, and its manifest.
+    """The network in a `.keras` or `.h5` file, and its manifest.
 
     Nothing in the file is executed: it is checked as data first, and only layers and functions on a list of ours are
     built; see `check_file`.
-
-    Args:
-        path: A `.keras` or `.h5` file.
 
     Returns:
         A `keras.Model` in float32, compiled for Keras' own `evaluate()`, and the manifest.
@@ -47,9 +44,12 @@ def read_model(path: Path) -> tuple[object, Manifest]:
     except (MemoryError, PermissionError):
         raise
     except Exception as error:  # Keras, h5py and zipfile raise many kinds for a damaged file
+        version = manifest.versions.get("keras")
+        written = f", written with Keras {version}" if version else ""
+        first_line = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         raise ModelFileError(
-            f"{path} cannot be loaded with Keras {keras.__version__}{_written_with(manifest)}: "
-            f"it is damaged or of another version. ({_first_line(error)})"
+            f"{path} cannot be loaded with Keras {keras.__version__}{written}: "
+            f"it is damaged or of another version. ({first_line})"
         ) from error
     if manifest.outside_temperatures:
         network = with_temperatures(network, manifest.outside_temperatures)
@@ -91,19 +91,9 @@ def check_target(path: str | os.PathLike, *, replace: bool = False) -> Path:
     if path.suffix not in MODEL_SUFFIXES:
         raise ModelFileError(f"A model file ends in {' or '.join(MODEL_SUFFIXES)}. Received: {path}")
     if path.exists() and not replace:
-        raise ModelFileError(
-            f"{path} exists already and is not overwritten: pass replace=True, or choose another name."
-        )
+        advice = "pass replace=True, or choose another name"
+        raise ModelFileError(f"{path} exists already and is not overwritten: {advice}.")
     return path
-
-
-def _written_with(manifest: Manifest) -> str:
-    version = manifest.versions.get("keras")
-    return f", written with Keras {version}" if version else ""
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
 @contextlib.contextmanager

@@ -1,12 +1,14 @@
 """Manifests: what is recorded about a model, in a JSON file next to it."""
 
+import contextlib
 import json
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from imgclassify.atomic import replacing
 from imgclassify.recipes import Recipe
@@ -25,21 +27,13 @@ class ModelFileError(ValueError):
 
 @dataclass(frozen=True)
 class DataRecord:
-    """The data that a model was trained on.
+    """The data that a model was trained on."""
 
-    Attributes:
-        name: Short name, as `load_dataset` knows it; the folder's name for a user's own pictures.
-        source: What the pictures are, for figures and tables.
-        fingerprint: `Dataset.fingerprint`.
-        folder: Where the pictures were, as an absolute path; empty for other data.
-        training_pictures, validation_pictures: Their numbers.
-    """
-
-    name: str = "cifar10"
-    source: str = "unknown data"
-    fingerprint: str | None = None
-    folder: str = ""
-    training_pictures: int = 0
+    name: str = "cifar10"  # short, as `load_dataset` knows it; the folder's name for a user's own pictures
+    source: str = "unknown data"  # what the pictures are, for figures and tables
+    fingerprint: str | None = None  # `Dataset.fingerprint`
+    folder: str = ""  # where the pictures were, as an absolute path; empty for other data
+    training_pictures: int = 0  # their number
     validation_pictures: int = 0
 
     def location(self) -> str:
@@ -60,10 +54,10 @@ class Manifest:
         dataset: What it was trained on.
         class_names: One name per output.
         input_shape: Height, width and channels of its input.
+        crop: Side of the central square of a picture that it is shown, as a share of the picture's shorter side.
         temperatures: Calibration divides the logits by each of these and averages the answers; it is part of the
             network.
         outside_temperatures: Those that version 0.1.0 applied outside the network; they become layers when it is read.
-        outside_temperatures: Those that version 0.1.0 applied outside the network; on reading they become layers.
         metrics: Measurements of the saved model, such as "val_accuracy".
         history: Lists with one value per epoch: "loss", "accuracy", "val_loss", "val_accuracy".
         wall_time_s: Seconds that the training took.
@@ -82,6 +76,7 @@ class Manifest:
     dataset: DataRecord = field(default_factory=DataRecord)
     class_names: tuple[str, ...] = ()
     input_shape: tuple[int, ...] = ()
+    crop: float = 1.0
     temperatures: tuple[float, ...] = ()
     outside_temperatures: tuple[float, ...] = ()
     metrics: Mapping[str, Any] = field(default_factory=dict)
@@ -93,6 +88,15 @@ class Manifest:
     sha256: str | None = None
     format: int = FORMAT
 
+    def __post_init__(self):
+        if self.status not in STATUSES:
+            raise ValueError(f'"status" must be one of {", ".join(STATUSES)}. Received: {self.status:.40}')
+        if not 0 < self.crop <= 1:
+            raise ValueError(f'"crop" must be above 0 and at most 1. Received: {self.crop}')
+        for key, value in self.metrics.items():
+            if isinstance(value, list) and not key.endswith("interval"):
+                raise ValueError(f'"metrics" is not as expected: {key} is a list')
+
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> "Manifest":
         """A manifest from its JSON, also of older versions; unknown keys are ignored.
@@ -102,8 +106,11 @@ class Manifest:
         """
         if not isinstance(record, Mapping):
             raise ValueError(f"a manifest must be a JSON object. Received: {type(record).__name__}")
-        known = {key: value for key, value in _upgraded(record).items() if key in _CHECKS}
-        return cls(**{key: _checked(key, value, *_CHECKS[key]) for key, value in known.items()}, format=FORMAT)
+        known = {key: value for key, value in _upgraded(record).items() if key in _KINDS}
+        checked = {key: _checked(key, _KINDS[key], value) for key, value in known.items()}
+        for key in {"metrics", "history"} & checked.keys():
+            checked[key] = _without_null(checked[key])
+        return cls(**checked, format=FORMAT)
 
     def to_dict(self) -> dict[str, Any]:
         """The manifest as JSON values: lists instead of tuples, and None for numbers that are not finite."""
@@ -163,12 +170,7 @@ def manifest_text(manifest: Manifest) -> str:
 
 
 def strict_json(value: Any) -> str:
-    """Strict JSON: numbers that are not finite, as in a training that diverged, become null.
-
-    Example:
-        >>> strict_json(math.nan)
-        'null'
-    """
+    """Strict JSON: numbers that are not finite, as in a training that diverged, become null."""
     return json.dumps(_for_json(value), indent=1, ensure_ascii=False, allow_nan=False)
 
 
@@ -185,99 +187,57 @@ def _upgraded(record: Mapping[str, Any]) -> dict[str, Any]:
                     raise ValueError(f'"{old}" of the recipe is not as expected. Received: {value!r:.40}')
                 recipe[new] = values[value]
         recipe.pop("averaging", None)  # the mean over the last steps' weights, which is no longer offered
-        record["recipe"] = recipe
+        record["recipe"] = recipe or None
     if "temperature" in record:
-        temperature = _checked("temperature", record.pop("temperature"), (int, float), _number)
-        mixture = _checked("mixture", record.pop("mixture", [1.0]), list, _numbers)
+        temperature = _checked("temperature", float, record.pop("temperature"))
+        mixture = _checked("mixture", list[float], record.pop("mixture", [1.0]))
         record.setdefault("temperatures", [temperature * each for each in mixture])
         if len(mixture) > 1:
             record.setdefault("outside_temperatures", list(mixture))
     return record
 
 
-def _checked(key: str, value: Any, kind: type | tuple[type, ...], build) -> Any:
-    """A field's value; raises `ValueError` with one sentence about what is wrong with it."""
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise ValueError(f'"{key}" has the wrong type. Received: {type(value).__name__}')
+def _checked(key: str, kind: Any, value: Any) -> Any:
+    """A value from JSON as its annotated type; raises `ValueError` with one sentence that names the key."""
     try:
-        return build(value)
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        return _read(kind, value)
+    except (TypeError, ValueError) as error:
         raise ValueError(f'"{key}" is not as expected: {error}') from error
 
 
-def _recipe(record: Mapping[str, Any] | None) -> Recipe | None:
-    kinds: dict[str, Any] = {each.name: (int, float) if each.type is float else each.type for each in fields(Recipe)}
-    for key, value in (record or {}).items():
-        if key == "sizes":
-            _numbers(value)
-        elif key in kinds and (not isinstance(value, kinds[key]) or isinstance(value, bool)):
-            raise ValueError(f"{key} is a {type(value).__name__}")
-    return Recipe(**record) if record else None
-
-
-def _data(record: Mapping[str, Any]) -> DataRecord:
-    names = {each.name: each.type for each in fields(DataRecord)}
-    known = {key: value for key, value in record.items() if key in names}
-    for key, value in known.items():
-        expected: Any = int if "pictures" in key else str
-        right = isinstance(value, expected) and not isinstance(value, bool)
-        if not right and not (key == "fingerprint" and value is None):
-            raise ValueError(f"{key} is a {type(value).__name__}")
-    return DataRecord(**known)
-
-
-def _names(values: list) -> tuple[str, ...]:
-    if not all(isinstance(value, str) for value in values):
-        raise ValueError("expected names")
-    return tuple(values)
-
-
-def _number(value: Any) -> int | float:
-    """A finite number that fits into a float."""
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise ValueError(f"expected a number, found a {type(value).__name__}")
-    if not abs(value) <= sys.float_info.max:
-        raise ValueError("expected a number, found one that is too large or not finite")
+def _read(kind: Any, value: Any) -> Any:
+    origin, inner = get_origin(kind), get_args(kind)
+    if isinstance(kind, UnionType):
+        if value is None and type(None) in inner:
+            return None
+        *others, last = (each for each in inner if each is not type(None))
+        for each in others:
+            with contextlib.suppress(ValueError):
+                return _read(each, value)
+        return _read(last, value)
+    if isinstance(kind, type) and is_dataclass(kind) and isinstance(value, Mapping):
+        kinds = get_type_hints(kind)  # of a recipe, all keys must be known: they decide what is repeated
+        known = {key: each for key, each in value.items() if key in kinds or kind is Recipe}
+        return kind(**{key: _checked(key, kinds.get(key, object), each) for key, each in known.items()})
+    if origin in (tuple, list) and isinstance(value, list):
+        return origin(_read(inner[0], each) for each in value)
+    if origin is Mapping and isinstance(value, Mapping):
+        return {key: _read(inner[1], each) for key, each in value.items()}
+    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not abs(value) <= sys.float_info.max:
+            raise ValueError("expected a number, found one that is too large or not finite")
+        return value
+    if origin is not None or not isinstance(value, kind) or isinstance(value, bool):
+        expected = {str: "text", float: "a number", int: "a whole number"}.get(kind, "a list or an object")
+        raise ValueError(f"expected {expected}, found {type(value).__name__}")
     return value
 
 
-def _numbers(values: Any) -> tuple:
-    if not isinstance(values, list):
-        raise ValueError(f"expected a list of numbers, found a {type(values).__name__}")
-    return tuple(map(_number, values))
-
-
-def _measured(value: Any) -> int | float:
-    """A number; null stands for one that was not finite."""
-    return math.nan if value is None else _number(value)
-
-
-def _history(record: Mapping[str, Any]) -> dict[str, list[float]]:
-    if not all(isinstance(values, list) for values in record.values()):
-        raise ValueError("expected lists of numbers")
-    return {key: [float(_measured(value)) for value in values] for key, values in record.items()}
-
-
-def _metrics(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Numbers, or two numbers for an interval."""
-    return {
-        key: list(map(_measured, value)) if key.endswith("interval") and isinstance(value, list) else _measured(value)
-        for key, value in record.items()
-    }
-
-
-def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Strings, numbers and lists of strings."""
-    for key, value in record.items():
-        if not isinstance(value, (str, int, float, type(None))):
-            _checked(key, value, list, _names)
-    return dict(record)
-
-
-def _status(value: str) -> str:
-    if value not in STATUSES:
-        raise ValueError(f"expected one of {', '.join(STATUSES)}, found {value!r}")
-    return value
+def _without_null(value: Any) -> Any:
+    """Measurements in which null, which stands for one that was not finite, is NaN."""
+    if isinstance(value, dict):
+        return {key: _without_null(each) for key, each in value.items()}
+    return list(map(_without_null, value)) if isinstance(value, list) else math.nan if value is None else value
 
 
 def _for_json(value: Any) -> Any:
@@ -288,26 +248,12 @@ def _for_json(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-_OPTIONAL_TEXT = (str, type(None))
-# For each key that is read: its types, and the function that checks and converts its value.
-_CHECKS: dict[str, tuple[Any, Any]] = {
-    "run": (str, str),
-    "status": (str, _status),
-    "created": (str, str),
-    "recipe": ((dict, type(None)), _recipe),
-    "seed": ((int, type(None)), lambda value: value),
-    "share": ((int, float), _number),
-    "precision": (_OPTIONAL_TEXT, lambda value: value),
-    "dataset": (dict, _data),
-    "class_names": (list, _names),
-    "input_shape": (list, _numbers),
-    "temperatures": (list, _numbers),
-    "outside_temperatures": (list, _numbers),
-    "metrics": (dict, _metrics),
-    "history": (dict, _history),
-    "wall_time_s": ((int, float), _number),
-    "versions": (dict, _facts),
-    "machine": (dict, _facts),
-    "commit": (_OPTIONAL_TEXT, lambda value: value),
-    "sha256": (_OPTIONAL_TEXT, lambda value: value),
+_Facts = Mapping[str, str | float | list[str] | None]
+# The type of each key that is read, as JSON has it.
+_KINDS: dict[str, Any] = get_type_hints(Manifest) | {
+    "metrics": Mapping[str, float | list[float | None] | None],
+    "history": Mapping[str, list[float | None]],
+    "versions": _Facts,
+    "machine": _Facts,
 }
+del _KINDS["format"]

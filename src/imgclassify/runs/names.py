@@ -13,6 +13,7 @@ from imgclassify.runs.manifest import ModelFileError, read_manifest
 from imgclassify.settings import artifacts_dir, model_dirs
 
 BEST, LATEST = "best", "latest"
+IMAGENET = "imagenet"  # a model that is built, not read; no file
 RUN_MODEL = "model.keras"  # in the folder of a run
 _STAMP = r"\d{8}-\d{6}-"  # the beginning of a run's name: date and time
 
@@ -92,7 +93,7 @@ def find_model(path_or_name: str | os.PathLike = BEST, *, dataset: str = "cifar1
         raise ModelFileError(f"The run {run} has no model: it has not finished an epoch, or its model was removed.")
     if path.suffix in MODEL_SUFFIXES:
         raise ModelFileError(f"There is no model file {text}.{_suggestion(text, models)}")
-    known = [BEST, LATEST, *RECIPES, *models, *run_names(), *map(short_name, run_names())]
+    known = [BEST, LATEST, IMAGENET, *RECIPES, *models, *run_names(), *map(short_name, run_names())]
     raise ModelFileError(
         f'No model for "{text}".{_suggestion(text, known)} A model is "best", a recipe, a .keras or .h5 file, a run, '
         f'or "latest". Published: {", ".join(models) or "none"}.'
@@ -127,9 +128,7 @@ def find_run(name: str) -> str:
 def _run_called(name: str) -> str | None:
     """Full name of the run that a name means, the newest if there are several; None if there is none."""
     names = run_names()
-    if name == LATEST:
-        return next(iter(names), None)
-    return next((run for run in names if run == name), None) or next(
+    return next((run for run in names if name == LATEST or run == name), None) or next(
         (run for run in names if short_name(run) == name), None
     )
 
@@ -140,13 +139,13 @@ def _best_of(models: Iterable[Path]) -> Path | None:
     for model in models:
         if not model.name.startswith("cifar10_"):
             continue
-        accuracy = -1.0
+        ranked[model] = -1.0
         with contextlib.suppress(ModelFileError):
             manifest = read_manifest(model)
             if manifest.dataset.name != "cifar10":
+                del ranked[model]
                 continue
-            accuracy = max(-1.0, manifest.metrics.get("val_accuracy", -1.0))  # in this order, NaN comes last too
-        ranked[model] = accuracy
+            ranked[model] = max(-1.0, manifest.metrics.get("val_accuracy", -1.0))  # in this order, NaN comes last too
     return max(ranked, key=ranked.__getitem__, default=None)
 
 

@@ -1,6 +1,7 @@
 """Provenance: the machine, versions and commit that a manifest records."""
 
 import platform
+import re
 import subprocess
 from pathlib import Path
 
@@ -11,22 +12,15 @@ def describe_machine() -> dict[str, object]:
     """Processor, cores, GPUs and operating system of this machine, without names of hosts or users."""
     processor = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                processor = line.partition(":")[2].strip()
-                break
+    if cpuinfo.exists() and (found := re.search(r"^model name\s*:(.*)", cpuinfo.read_text(), re.MULTILINE)):
+        processor = found[1].strip()
     tf = tensorflow()
     gpus = [
         tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
         for gpu in tf.config.list_physical_devices("GPU")
     ]
-    return {
-        "processor": processor,
-        "cores": cores(),
-        "gpus": gpus,
-        "system": f"{platform.system()} {platform.machine()}",
-    }
+    system = f"{platform.system()} {platform.machine()}"
+    return {"processor": processor, "cores": cores(), "gpus": gpus, "system": system}
 
 
 def describe_versions() -> dict[str, str]:
@@ -42,9 +36,8 @@ def source_commit() -> str | None:
     source = Path(__file__).resolve().parents[1]  # the whole package
 
     def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(source), *words], capture_output=True, text=True, check=True
-        ).stdout.strip()
+        command = ["git", "-C", str(source), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
         git("ls-files", "--error-unmatch", __file__)  # it must be tracked, not just be in somebody's repository

@@ -42,11 +42,10 @@ class Run:
         """Validation accuracy for a table; for a stopped training, with the epoch whose weights were kept."""
         if self.val_accuracy is None:
             return "-"
-        stopped = self.manifest.status in ("interrupted", "failed") and self.manifest.history.get("val_accuracy")
-        if not stopped:
-            return f"{self.val_accuracy:.2%}"
-        accuracies = self.manifest.history["val_accuracy"]
-        return f"{self.val_accuracy:.2%} (best epoch: {accuracies.index(max(accuracies)) + 1})"
+        accuracies = self.manifest.history.get("val_accuracy", [])
+        stopped = accuracies and self.manifest.status in ("interrupted", "failed")
+        best = f" (best epoch: {accuracies.index(max(accuracies)) + 1})" if stopped else ""
+        return f"{self.val_accuracy:.2%}{best}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,20 +72,12 @@ class Comparison:
 
     def rows(self) -> list[list[str]]:
         """The table with its header: name, data, status, epochs, validation accuracy, minutes, differing settings."""
-        head = ["run", "data", "status", "epochs done", "val_accuracy", "minutes", *self.differences]
-        body = [
-            [
-                run.name,
-                run.manifest.dataset.source,
-                run.manifest.status,
-                str(run.epochs),
-                run.describe_accuracy(),
-                f"{run.manifest.wall_time_s / 60:.1f}",
-                *(_shown(values[i]) for values in self.differences.values()),
-            ]
-            for i, run in enumerate(self.runs)
-        ]
-        return [head, *body]
+        rows = [["run", "data", "status", "epochs done", "val_accuracy", "minutes", *self.differences]]
+        for i, run in enumerate(self.runs):
+            about, minutes = run.manifest, f"{run.manifest.wall_time_s / 60:.1f}"
+            row = [run.name, about.dataset.source, about.status, str(run.epochs), run.describe_accuracy(), minutes]
+            rows.append(row + [_shown(values[i]) for values in self.differences.values()])
+        return rows
 
     def __str__(self) -> str:
         rows = self.rows()

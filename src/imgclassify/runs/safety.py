@@ -55,10 +55,7 @@ class UnsafeModelError(Exception):
 
 
 def check_file(path: Path) -> None:
-    """Check a model file before Keras reads it.
-
-    Args:
-        path: A `.keras` or `.h5` file.
+    """Check a `.keras` or `.h5` file before Keras reads it.
 
     Raises:
         UnsafeModelError: It holds a class or function that is not on the lists, needs more memory than its weights
@@ -91,14 +88,14 @@ def check_network(network) -> None:
             than one probability per class, or has weights that are not finite.
     """
     shapes = [getattr(network, name, None) for name in ("input_shape", "output_shape")]
-    expected = "expected one input (N, height, width, 3) and one output (N, classes)"
-    if isinstance(getattr(network, "input", None), dict):
-        raise UnsafeModelError(f"is no picture classifier: {expected}. Found: inputs by name")
-    if not all(isinstance(shape, tuple) and all(isinstance(side, int) for side in shape[1:]) for shape in shapes):
-        raise UnsafeModelError(f"is no picture classifier: {expected}. Found: {shapes[0]} and {shapes[1]}")
-    taken, given = cast(tuple, shapes[0]), cast(tuple, shapes[1])
-    if len(taken) != 4 or taken[-1] != 3 or len(given) != 2 or given[-1] < 2:
-        raise UnsafeModelError(f"is no picture classifier: {expected}. Found: {taken} and {given}")
+    fixed = all(isinstance(shape, tuple) and all(isinstance(side, int) for side in shape[1:]) for shape in shapes)
+    by_name = isinstance(getattr(network, "input", None), dict)
+    taken, given = cast(tuple, shapes)
+    if by_name or not fixed or len(taken) != 4 or taken[-1] != 3 or len(given) != 2 or given[-1] < 2:
+        raise UnsafeModelError(
+            "is no picture classifier: expected one input (N, height, width, 3) and one output (N, classes). "
+            f"Found: {'inputs by name' if by_name else f'{taken} and {given}'}"
+        )
     if not all(np.isfinite(weight).all() for weight in network.get_weights()):
         raise UnsafeModelError("has weights that are not finite, as after a training that diverged")
     pictures = np.random.default_rng(0).random((2, *taken[1:]), dtype=np.float32)
@@ -123,10 +120,9 @@ def _weights(path: Path) -> Iterator[tuple[Any, str | bytes | None]]:
             raise UnsafeModelError(f"holds {', '.join(sorted(names)[:5])}: expected {', '.join(_MEMBERS)}")
         for member in members:
             large = member.file_size > _MEMBERS[member.filename]
-            if large or (member.file_size > 1_000_000 and member.file_size > _COMPRESSION * member.compress_size):
-                raise UnsafeModelError(
-                    f"unpacks to more than is accepted: {member.file_size:,} bytes of {member.filename}"
-                )
+            if large or member.file_size > max(1_000_000, _COMPRESSION * member.compress_size):
+                found = f"{member.file_size:,} bytes of {member.filename}"
+                raise UnsafeModelError(f"unpacks to more than is accepted: {found}")
         content, text = archive.read("model.weights.h5"), archive.read("config.json")
     with h5py.File(io.BytesIO(content), "r") as file:
         yield file, text
@@ -210,6 +206,5 @@ def _check_size(config: dict, elements: int) -> None:
         raise UnsafeModelError(f"holds {elements:,} weights, but its configuration needs {needed:,}")
     values = sum(math.prod(side or 1 for side in shape) for shape in shapes)
     if values > _MOST_VALUES:
-        raise UnsafeModelError(
-            f"would compute {values:,} values for one picture: at most {_MOST_VALUES:,} are accepted"
-        )
+        most = f"at most {_MOST_VALUES:,} are accepted"
+        raise UnsafeModelError(f"would compute {values:,} values for one picture: {most}")

@@ -5,12 +5,15 @@ import functools
 from imgclassify import backend
 from imgclassify.recipes import Recipe
 
+_WARMUP = 10  # the learning rate of "cosine" rises for one in ten steps
+
 
 def build_optimizer(recipe: Recipe, steps: int, *, scale_loss: bool = False):
     """The recipe's Keras optimizer with its learning-rate schedule.
 
     Args:
-        recipe: Its `optimizer`, `learning_rate` and `schedule` are used.
+        recipe: Its `optimizer`, `learning_rate`, `weight_decay` and `schedule` are used. Weights decay by the learning
+            rate times `weight_decay` in each step; biases do not.
         steps: Number of training steps; a falling learning rate reaches zero after them.
         scale_loss: Scale the loss; for mixed float16, in which small gradients would vanish.
     """
@@ -18,7 +21,13 @@ def build_optimizer(recipe: Recipe, steps: int, *, scale_loss: bool = False):
     rate = recipe.learning_rate
     if recipe.schedule == "linear":
         rate = keras.optimizers.schedules.PolynomialDecay(rate, steps, end_learning_rate=0.0)
-    optimizer = _adam()(rate) if recipe.optimizer == "adam" else _muon()(rate)
+    if recipe.schedule == "cosine":
+        warmup = max(1, steps // _WARMUP)
+        rate = keras.optimizers.schedules.CosineDecay(0.0, max(1, steps - warmup), 0.0, "cosine", rate, warmup)
+    optimizer = _muon()(rate) if recipe.optimizer == "muon" else _adam()(rate)
+    if recipe.optimizer == "adamw":
+        optimizer.weight_decay = recipe.weight_decay
+        optimizer.exclude_from_weight_decay(var_names=["bias"])
     return keras.optimizers.LossScaleOptimizer(optimizer) if scale_loss else optimizer
 
 

@@ -14,11 +14,11 @@ import numpy as np
 
 from imgclassify import backend
 from imgclassify.classifier import Classifier
-from imgclassify.data.batches import Batches
 from imgclassify.data.dataset import Dataset, in_proportion
 from imgclassify.data.loading import as_dataset
 from imgclassify.evaluation.calibration import calibrate
 from imgclassify.evaluation.metrics import Evaluation
+from imgclassify.models.backbones import BACKBONES
 from imgclassify.models.inference import predict_probabilities
 from imgclassify.models.networks import build_model, whiten
 from imgclassify.progress import Progress
@@ -28,9 +28,10 @@ from imgclassify.runs.manifest import DataRecord, Manifest, write_manifest
 from imgclassify.runs.records import start_run
 from imgclassify.settings import short_mode
 from imgclassify.training.loop import DivergedError, Loop
+from imgclassify.training.transfer import Job, LogisticLoop, pictures_for, prepare_job
 from imgclassify.training.watch import History, StopTraining, Watch
 
-_SHORT_EPOCHS = 3  # in short mode
+_SHORT_EPOCHS, _SHORT_VARIANTS = 3, 2  # in short mode
 _WHITENING_SAMPLE = 5000  # training pictures that the whitening is computed from
 _LARGEST_SEED = 2**32 - 1  # numpy's
 
@@ -59,7 +60,8 @@ def train_model(
 
     Args:
         recipe: A name in `RECIPES`, or a `Recipe`.
-        data: A `Dataset`, or what `load_and_preprocess_data()` returns; None for CIFAR-10. Its test part is not used.
+        data: A `Dataset`, what `load_and_preprocess_data()` returns, or a name or folder for `load_dataset`; None for
+            CIFAR-10. Its test part is not used.
         seed: For the split, the initial weights, the order and the variations of the pictures, and dropout.
         share: Train on this share of the training pictures only, above 0 to 1, classes in proportion; the
             pictures held out for validation stay the same.
@@ -84,39 +86,32 @@ def train_model(
         DivergedError: The loss is not finite, as with too high a learning rate; the run is "failed".
         MemoryError: A batch does not fit into the (graphics) memory.
     """
-    recipe, data = _in_short_mode(get_recipe(recipe, **settings)), as_dataset(data)
+    recipe = _in_short_mode(get_recipe(recipe, **settings))
+    data = as_dataset(data, size=recipe.size)
     check_name(recipe.name if name is None else name)
     precision = backend.choose_precision(precision)
-    train_rows, val_rows = _split(data, recipe, share, seed)
-    validation = data.x_train[val_rows], data.y_train[val_rows]
+    rows = _split(data, recipe, share, seed)
 
     backend.set_seed(seed)
-    classifier = Classifier.of(_new_network(recipe, data, train_rows), data.class_names).recorded(
-        **_new_record(recipe, data, len(train_rows), len(val_rows)), seed=seed, share=share, precision=precision
+    classifier = Classifier.of(_new_network(recipe, data, rows[0]), data.class_names).recorded(
+        **_new_record(recipe, data, *map(len, rows)), seed=seed, share=share, precision=precision
     )
-    batches = Batches(
-        data.x_train,
-        data.y_train,
-        train_rows,
-        batch_size=recipe.batch_size,
-        augmentation=recipe.augmentation,
-        seed=seed,
-    )
+    held_out = pictures_for(classifier.network, data)[rows[1]], data.y_train[rows[1]]
     path, run = start_run(name or recipe.name, classifier.manifest)
     classifier = classifier.recorded(run=run)
     listeners = [lambda history: write_manifest(path, replace(classifier.manifest, history=history))]
     listeners += [on_epoch_end] if on_epoch_end else []
     with progress or Progress() as progress:
         watch = Watch(recipe.epochs, progress, stop=stop, listeners=listeners)
-        start = functools.partial(Loop, classifier.network, recipe, batches, precision)
-        status, error = _fit(classifier.network, start, validation, watch)
+        prepare = functools.partial(prepare_job, classifier.network, recipe, data, rows, seed=seed)
+        status, error = _fit(prepare, functools.partial(_start, recipe, precision), watch)
         classifier = classifier.recorded(
             status=status, history=watch.history, wall_time_s=round(time.monotonic() - watch.began, 1)
         )
         if error is not None:
-            _keep_what_there_is(classifier, path, validation, watch)
+            _keep_what_there_is(classifier, path, held_out, watch)
             raise _in_words(error, recipe) from error
-        classifier = _keep(classifier, path, validation, progress)
+        classifier = _keep(classifier, path, held_out, progress)
         if status == "interrupted":
             progress.say(_how_it_was_stopped(watch, recipe, run))
     return classifier, watch.history
@@ -158,7 +153,9 @@ def train_variants(
 
 
 def _in_short_mode(recipe: Recipe) -> Recipe:
-    return replace(recipe, epochs=min(recipe.epochs, _SHORT_EPOCHS)) if short_mode() else recipe
+    if not short_mode():
+        return recipe
+    return replace(recipe, epochs=min(recipe.epochs, _SHORT_EPOCHS), variants=min(recipe.variants, _SHORT_VARIANTS))
 
 
 def _split(data: Dataset, recipe: Recipe, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -175,8 +172,11 @@ def _split(data: Dataset, recipe: Recipe, share: float, seed: int) -> tuple[np.n
 
 
 def _new_network(recipe: Recipe, data: Dataset, train_rows: np.ndarray):
-    network = build_model(recipe.architecture, input_shape=data.x_train.shape[1:], num_classes=len(data.class_names))
-    whiten(network, data.x_train[train_rows[:: max(1, len(train_rows) // _WHITENING_SAMPLE)]])
+    backbone = recipe.architecture in BACKBONES
+    shape = (recipe.size, recipe.size, 3) if backbone else data.x_train.shape[1:]
+    network = build_model(recipe.architecture, input_shape=shape, num_classes=len(data.class_names))
+    if not backbone:
+        whiten(network, data.x_train[train_rows[:: max(1, len(train_rows) // _WHITENING_SAMPLE)]])
     return network
 
 
@@ -195,19 +195,27 @@ def _new_record(recipe: Recipe, data: Dataset, training_pictures: int, validatio
     }
 
 
+def _start(recipe: Recipe, precision: str, job: Job) -> Loop | LogisticLoop:
+    """The loop that does a job."""
+    if recipe.optimizer == "logistic":
+        return LogisticLoop(job.network, *job.training)
+    return Loop(job.network, recipe, job.training, precision)
+
+
 def _fit(
-    network, start: Callable[[], Loop], validation: tuple[np.ndarray, np.ndarray], watch: Watch
+    prepare: Callable[..., Job], start: Callable[[Job], Loop | LogisticLoop], watch: Watch
 ) -> tuple[str, Exception | None]:
     """Train, and give the network the learned weights; returns the status, and the error if there was one."""
-    loop, status, error = None, "complete", None
+    job, loop, status, error = None, None, "complete", None
     try:
-        loop = start()
+        job = prepare(report=watch.on_preparation)
+        loop = start(job)
         for epoch in range(watch.epochs):
             watch.on_epoch_begin(epoch)
             for done in loop.run_epoch(epoch):
                 watch.on_batch_end(done, loop.work_done(epoch + done))
-            probabilities = predict_probabilities(loop.network, validation[0], on_batch_end=watch.check_stop)
-            measured = Evaluation(probabilities, validation[1])
+            probabilities = predict_probabilities(loop.network, job.validation[0], on_batch_end=watch.check_stop)
+            measured = Evaluation(probabilities, job.validation[1])
             if not np.isfinite(measured.loss):  # by the last step, whose own loss was still finite
                 raise DivergedError(
                     "The training diverged: its validation loss is not finite. Try a smaller learning rate."
@@ -221,8 +229,8 @@ def _fit(
     weights = watch.weights if status == "complete" else watch.best_weights
     if weights is None and loop is not None:  # stopped in the first epoch
         weights = loop.network.get_weights()
-    if weights is not None:
-        network.set_weights(weights)
+    if job is not None and weights is not None:
+        job.network.set_weights(weights)
     return status, error
 
 

@@ -50,6 +50,13 @@ class Watch:
         self._epoch, self._epoch_began = 0, self.began
         self._first_steps: float | None = None  # time when they were done, so that tracing does not count
 
+    def on_preparation(self, done: float) -> None:
+        """This share of what the epochs need is computed."""
+        self.check_stop()
+        taken = time.monotonic() - self.began
+        left = f"  {format_seconds(taken / done - taken)} left" if taken > 2 and 0 < done < 1 else ""
+        self._progress.update(f"computing what the frozen layers see  {done:4.0%}{left}")
+
     def on_epoch_begin(self, epoch: int) -> None:
         """An epoch begins."""
         self._epoch, self._epoch_began = epoch, time.monotonic()

@@ -1,0 +1,64 @@
+"""Few photos: how accuracy grows with the number of photos per class."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from imgclassify.data.dataset import Dataset, DatasetError
+from imgclassify.models.inference import predict_probabilities
+from imgclassify.models.networks import build_model
+from imgclassify.progress import Progress
+from imgclassify.recipes import get_recipe
+from imgclassify.training.transfer import fit_last_layer, prepare_job
+
+
+def accuracy_by_photos(
+    data: Dataset,
+    counts: Sequence[int] = (5, 10, 20),
+    *,
+    draws: int = 10,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> dict[int, list[float]]:
+    """Validation accuracies of the recipe "head", trained on a few photos of each class.
+
+    The features of all photos are computed once; each draw then takes a moment.
+
+    Args:
+        data: Photos; its test part is not used.
+        counts: Numbers of photos per class to train on; of a class that has fewer, all are taken.
+        draws: How many random choices of photos to try for each number.
+        seed: For the split and for the choices.
+        progress: Where to show the progress.
+
+    Returns:
+        For each number, one accuracy per draw, 0 to 1, on the validation photos.
+
+    Raises:
+        DatasetError: A number is below 1, or the data is too small to be split.
+    """
+    if min(counts) < 1:
+        raise DatasetError(f"Numbers of photos per class must be at least 1. Received: {min(counts)}")
+    recipe = get_recipe("head")
+    shape = (recipe.size, recipe.size, 3)
+    network = build_model(recipe.architecture, input_shape=shape, num_classes=len(data.class_names))
+    rows = data.validation_split(recipe.validation_fraction, seed)
+    with progress or Progress() as progress:
+        job = prepare_job(
+            network,
+            recipe,
+            data,
+            rows,
+            seed=seed,
+            report=lambda done: progress.update(f"computing features  {done:4.0%}"),
+        )
+    (features, labels), (held, truth) = job.training, job.validation
+    accuracies: dict[int, list[float]] = {count: [] for count in counts}
+    for count, found in accuracies.items():
+        for draw in range(draws):
+            random = np.random.default_rng([seed, count, draw])
+            members = (np.flatnonzero(labels == label) for label in range(len(data.class_names)))
+            chosen = np.concatenate([random.permutation(each)[:count] for each in members])
+            fit_last_layer(job.network, features[chosen], labels[chosen])
+            found.append(float((predict_probabilities(job.network, held).argmax(axis=1) == truth).mean()))
+    return accuracies
