@@ -10,6 +10,8 @@ import pytest
 from imgclassify import backend, build_model, evaluate_model, load_model
 from imgclassify.data.augmentation import Variations
 from imgclassify.data.dataset import DatasetError
+from imgclassify.data.folders import save_as_folder
+from imgclassify.data.loading import load_dataset
 from imgclassify.data.resized import resized
 from imgclassify.models.backbones import BACKBONE, FEATURES
 from imgclassify.recipes import get_recipe
@@ -66,6 +68,18 @@ def test_a_class_with_few_pictures_counts_as_much_as_one_with_many():
     labels = np.array([0] * 90 + [1] * 10 + [0] * 18 + [1] * 2)  # in the middle in proportion to the classes' sizes
     fit_last_layer(network, features, labels)
     assert abs(float(network(np.float32([[0.0]]))[0, 0]) - 0.5) < 0.05
+
+
+@pytest.mark.parametrize("present", [[0, 2], [1]])
+def test_classes_without_pictures_are_almost_never_named(present):
+    layers = backend.keras().layers
+    network = backend.keras().Sequential([layers.Input((4,)), layers.Dense(3, activation="softmax")])
+    labels = np.resize(present, 20)
+    features = np.eye(4, dtype=np.float32)[labels] + np.random.default_rng(0).normal(0, 0.1, (20, 4)).astype(np.float32)
+    fit_last_layer(network, features, labels)
+    answers = network(features).numpy()
+    np.testing.assert_array_equal(answers.argmax(axis=1), labels)
+    assert np.delete(answers, present, axis=1).max() < 1e-3
 
 
 # --- what is prepared ----------------------------------------------------------------------------------
@@ -206,6 +220,14 @@ def test_a_loop_on_activations_goes_on_where_it_was(network, tiny, rows):
         list(second.run_epoch(epoch))
     for weight, again in zip(whole.network.get_weights(), second.network.get_weights(), strict=True):
         np.testing.assert_array_equal(weight, again)
+
+
+def test_photos_that_were_loaded_small_are_not_trained_on_enlarged(tiny, tmp_path, quiet):
+    data = load_dataset(save_as_folder(tiny, tmp_path / "photos"), size=48, progress=quiet)
+    with pytest.raises(
+        DatasetError, match=r"loaded at 48 pixels, but photos takes 96: load them by load_dataset\(folder"
+    ):
+        train_model(PHOTOS, data, progress=quiet)
 
 
 def test_the_features_are_named_in_the_saved_network(tiny, quiet):

@@ -14,7 +14,7 @@ import numpy as np
 
 from imgclassify import backend
 from imgclassify.classifier import Classifier
-from imgclassify.data.dataset import Dataset, in_proportion
+from imgclassify.data.dataset import Dataset, DatasetError, in_proportion
 from imgclassify.data.loading import as_dataset
 from imgclassify.evaluation.calibration import calibrate
 from imgclassify.evaluation.metrics import Evaluation
@@ -172,7 +172,12 @@ def _split(data: Dataset, recipe: Recipe, share: float, seed: int) -> tuple[np.n
 
 
 def _new_network(recipe: Recipe, data: Dataset, train_rows: np.ndarray):
-    backbone = recipe.architecture in BACKBONES
+    backbone, loaded = recipe.architecture in BACKBONES, data.x_train.shape[1]
+    if backbone and data.folder and loaded < recipe.size:
+        raise DatasetError(
+            f"The photos were loaded at {loaded} pixels, but {recipe.name} takes {recipe.size}: load them by "
+            f"load_dataset(folder, size={recipe.size}), or pass the folder itself."
+        )
     shape = (recipe.size, recipe.size, 3) if backbone else data.x_train.shape[1:]
     network = build_model(recipe.architecture, input_shape=shape, num_classes=len(data.class_names))
     if not backbone:

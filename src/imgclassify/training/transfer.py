@@ -19,6 +19,7 @@ from imgclassify.recipes import Recipe
 from imgclassify.settings import cache_dir
 
 _INVERSE_REGULARISATION = 10.0  # scikit-learn's C; the best of 1 to 100 on validation, with 5 to 300 photos per class
+_NEVER = -20.0  # logit of a class without pictures
 _SMALL = 50_000_000  # bytes of activations that stay in memory
 
 
@@ -134,18 +135,25 @@ def fit_last_layer(network, features: np.ndarray, labels: np.ndarray) -> None:
     Args:
         network: Ends in a dense layer with softmax, which is modified.
         features: What that layer takes, (N, D).
-        labels: Class numbers, (N,), of every class at least one.
+        labels: Class numbers, (N,). A class without pictures gets almost no probability.
     """
     from sklearn.linear_model import LogisticRegression
 
-    mean = features.mean(axis=0, dtype=np.float64)
+    last, mean = network.layers[-1], features.mean(axis=0, dtype=np.float64)
+    present = np.unique(labels)
+    kernel, bias = np.zeros(last.kernel.shape), np.full(last.bias.shape, _NEVER)
+    if len(present) == 1:
+        bias[present] = 0
+        last.set_weights([kernel, bias])
+        return
     scale = 1 / max(1e-6, np.sqrt(np.square(features - mean).sum(axis=1).mean()))
     model = LogisticRegression(C=_INVERSE_REGULARISATION, class_weight="balanced", max_iter=200)
     model.fit(((features - mean) * scale).astype(np.float32), labels)
-    kernel, bias = model.coef_.T * scale, model.intercept_
-    if kernel.shape[1] == 1:  # two classes: scikit-learn gives the difference of their logits
-        kernel, bias = np.hstack([-kernel / 2, kernel / 2]), np.array([-bias[0] / 2, bias[0] / 2])
-    network.layers[-1].set_weights([kernel, bias - mean @ kernel])
+    slopes, offsets = model.coef_.T * scale, model.intercept_
+    if len(present) == 2:  # scikit-learn gives the difference of their logits
+        slopes, offsets = np.hstack([-slopes / 2, slopes / 2]), np.hstack([-offsets / 2, offsets / 2])
+    kernel[:, present], bias[present] = slopes, offsets - mean @ slopes
+    last.set_weights([kernel, bias])
 
 
 def _draw_variants(recipe: Recipe, variants: int, count: int, seed: int) -> list[Variations]:
