@@ -95,6 +95,8 @@ def test_all_layers_but_the_last_are_frozen_only_for_logistic_regression():
     with pytest.raises(ValueError, match="frozen must be empty or a stage, except for logistic"):
         get_recipe("photos", frozen="features")
     assert get_recipe("head").optimizer == "logistic"
+    with pytest.raises(ValueError, match="epochs must be 1 for logistic regression"):
+        get_recipe("head", epochs=5)
 
 
 def test_an_unknown_augmentation_is_refused_with_those_that_exist():

@@ -166,8 +166,11 @@ class Classifier:
             ValueError: `views` is not one of the accepted numbers.
         """
         views = self.manifest.views if views is None else views
-        x = resized(x, self.input_size) if self.input_shape != x.shape[1:] else x
-        return predict_probabilities(self.network, x, views=views, on_batch_end=on_batch_end)
+        return predict_probabilities(self.network, self.fitting(x), views=views, on_batch_end=on_batch_end)
+
+    def fitting(self, x: np.ndarray):
+        """Prepared pictures (N, H, W, 3) in the network's size: themselves, or resized when they are read."""
+        return x if tuple(x.shape[1:]) == self.input_shape else resized(x, self.input_size)
 
     def predict(self, picture: Picture, *, name: str | None = None) -> Prediction:
         """Classify a picture of any size and kind; arguments and errors as for `prepare`."""

@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     def data_option(sub: argparse.ArgumentParser, default: str | None, extra: str) -> None:
-        text = f"cifar10, digits, auto, or a folder with one subfolder per class (default: {extra})"
+        text = f"cifar10, cifar100, clothing, digits, auto, or a folder with one subfolder per class (default: {extra})"
         sub.add_argument("--data", default=default, metavar="NAME", help=text)
 
     model = "best (default), a recipe, a model file, a run, or latest"
@@ -76,7 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--epochs", type=int, help="passes over the training pictures (default: the recipe's)")
     train.add_argument("--batch-size", type=int, help="pictures per step (default: the recipe's)")
     train.add_argument("--learning-rate", type=float, help="the optimizer's initial rate (default: the recipe's)")
-    train.add_argument("--augmentation", help="none, flip, flip+shift or flip+shift+cutout (default: the recipe's)")
+    train.add_argument(
+        "--augmentation", help="none, flip, flip+shift, flip+shift+cutout or flip+crop (default: the recipe's)"
+    )
     train.add_argument(
         "--seed",
         type=_bounded(int, 0, _MOST, f"a whole number from 0 to {_MOST}"),

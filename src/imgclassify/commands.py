@@ -179,13 +179,14 @@ def train(options: argparse.Namespace) -> int:
 def evaluate(options: argparse.Namespace) -> int:
     """Measure a model on test data."""
     from imgclassify import Classifier, load_model
-    from imgclassify.data.folders import name_of_folder
+    from imgclassify.data.folders import BUILT_IN, name_of_folder
     from imgclassify.data.loading import OWN_SIZE
     from imgclassify.evaluation.metrics import evaluate_model
 
     if options.data:
         data = _load_data(options.data) if options.data in OWN_SIZE else None
-        model = load_model(options.model, dataset=data.name if data else name_of_folder(Path(options.data)))
+        name = options.data if options.data in BUILT_IN else name_of_folder(Path(options.data))
+        model = load_model(options.model, dataset=data.name if data else name)
         data = data or _load_data(options.data, size=model.input_size)
     else:
         model = load_model(options.model)
@@ -211,9 +212,9 @@ def evaluate(options: argparse.Namespace) -> int:
 def _load_data(name: str, *, size: int | None = None, offline: bool = False):
     """A data set, photos in this size; what the user should know about it goes to standard error."""
     from imgclassify import load_dataset
-    from imgclassify.data.loading import OWN_SIZE
+    from imgclassify.data.loading import size_for
 
-    data = load_dataset(name, size=None if name in OWN_SIZE else size, offline=offline)
+    data = load_dataset(name, size=size_for(name, size), offline=offline)
     for sentence in data.skipped:
         complain(f"left out: {sentence}")
     if data.notice:
@@ -274,8 +275,9 @@ def _as_json(file: str, prediction) -> dict:
 def data(options: argparse.Namespace) -> int:
     """Show which data is available, or check a folder of photos."""
     from imgclassify.data.check import check_data
+    from imgclassify.data.folders import BUILT_IN
 
-    if Path(options.name).expanduser().is_dir():
+    if options.name not in BUILT_IN and Path(options.name).expanduser().is_dir():
         report = check_data(options.name)
         _report(options, str(report), report.to_dict())
         for sentence in report.skipped:

@@ -20,7 +20,8 @@ class Recipe:
     Attributes:
         name: Used in file names.
         architecture: See `build_model`.
-        size: Side of the square pictures that the network takes, in pixels; other pictures are resized.
+        size: Side of the square pictures that a backbone takes, in pixels; other pictures are resized. The other
+            networks take pictures of any size as they are.
         frozen: The layers of a backbone up to this one keep ImageNet's weights, and what they compute is computed only
             once for each variant of each picture: "stage2" to "stage6", or "features" for all layers but the last; ""
             to train all layers.
@@ -34,7 +35,7 @@ class Recipe:
         batch_size: Pictures per step.
         optimizer: "adam" (Kingma and Ba, 2015), "adamw" (Loshchilov and Hutter, 2019), or "muon" (Jordan et al., 2024)
             for the convolutions and Adam for the rest; see `build_optimizer`. "logistic" fits the last layer only,
-            by logistic regression; the fields about epochs and steps then have no meaning.
+            by logistic regression; the fields about steps then have no meaning.
         learning_rate: The optimizer's, at the start.
         weight_decay: The optimizer's, for "adamw"; see `build_optimizer`.
         schedule: "constant", "linear" for a learning rate that falls to zero in equal steps, or "cosine" for one that
@@ -90,6 +91,7 @@ class Recipe:
             ),
             ("variants", 1 <= self.variants <= 100, "from 1 to 100"),
             ("optimizer", self.optimizer != "logistic" or self.frozen == FEATURES, 'adamw, unless frozen="features"'),
+            ("epochs", self.optimizer != "logistic" or self.epochs == 1, "1 for logistic regression"),
             ("schedule", self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
             ("label_smoothing", 0 <= self.label_smoothing < 1, "at least 0 and below 1"),
             ("sizes", self.sizes and all(0.5 < size <= 1 for size in self.sizes), "shares above 0.5 and at most 1"),

@@ -60,6 +60,29 @@ def test_pictures_of_a_folder_are_prepared_as_at_prediction(tmp_path):
     np.testing.assert_array_equal(loaded.x_train[1], prepare_image(decode_image(photo)))
 
 
+def test_what_is_no_file_is_skipped_and_not_waited_for(tmp_path):
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("this system has no named pipes")
+    folder = write_pictures(tmp_path / "colours")
+    os.mkfifo(folder / "red" / "pipe.png")
+    (sentence,) = load_dataset(folder).skipped
+    assert sentence == f"{folder / 'red' / 'pipe.png'} is no file, expected a picture file."
+
+
+def test_names_that_are_not_utf8_are_refused_with_a_sentence_that_is(tmp_path):
+    folder = write_pictures(tmp_path / "colours")
+    try:
+        shutil.copy(folder / "red" / "0.png", os.fsencode(folder / "red") + b"/caf\xe9.png")
+    except OSError:
+        pytest.skip("this file system has no such names")
+    (sentence,) = load_dataset(folder).skipped
+    assert "has a name that is not UTF-8: rename" in sentence
+    assert sentence.encode()
+    os.mkdir(os.fsencode(folder) + b"/gr\xfcn")  # noqa: PTH102 - a name that is no text
+    with pytest.raises(DatasetError, match="a subfolder whose name is not UTF-8: rename"):
+        load_dataset(folder)
+
+
 def test_bad_files_in_a_folder_are_skipped_and_named(tmp_path):
     folder = write_pictures(tmp_path / "colours")
     (folder / "red" / "broken.png").write_bytes(b"no picture")

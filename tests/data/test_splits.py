@@ -178,3 +178,8 @@ def test_arrays_are_split_as_ever_and_described():
     assert digits.groups is None
     assert digits.describe_split() == "1,149 pictures are for training, 288 for validation, classes in proportion."
     assert digits.validation_split()[1][:5].tolist() == [5, 6, 13, 15, 35]
+
+
+def test_the_only_picture_of_a_class_stays_in_training_even_if_it_resembles_another():
+    for train, _ in folds(np.array([0, 0, 0, 0, 1]), np.array([0, 1, 2, 3, 3]), 2):
+        assert 4 in train

@@ -359,7 +359,7 @@ def test_a_stop_in_the_first_epoch_keeps_what_there_is_and_says_so(tiny, capsys)
     assert loaded.manifest.metrics == {}  # nothing was measured yet
     for one, other in zip(loaded.network.get_weights(), model.network.get_weights(), strict=True):
         assert np.array_equal(one, other)
-    assert "Stopped after 0 of 3 epochs; the weights from within the first epoch are kept" in capsys.readouterr().err
+    assert "Stopped after 0 of 3 epochs; what was learned so far is kept" in capsys.readouterr().err
 
 
 def test_while_a_training_runs_its_manifest_says_so_with_the_history_so_far(tiny, quick):

@@ -18,6 +18,7 @@ from imgclassify.recipes import get_recipe
 from imgclassify.settings import cache_dir
 from imgclassify.training import transfer
 from imgclassify.training.loop import Loop
+from imgclassify.training.publish import train_or_load_model
 from imgclassify.training.train import train_model
 from imgclassify.training.transfer import fit_last_layer, prepare_job
 
@@ -220,6 +221,20 @@ def test_a_loop_on_activations_goes_on_where_it_was(network, tiny, rows):
         list(second.run_epoch(epoch))
     for weight, again in zip(whole.network.get_weights(), second.network.get_weights(), strict=True):
         np.testing.assert_array_equal(weight, again)
+
+
+def test_photos_of_a_folder_are_published_and_found_again(tiny, tmp_path, quiet):
+    folder = save_as_folder(tiny, tmp_path / "shapes")
+    first, _ = train_or_load_model(HEAD, folder, progress=quiet)
+    assert first.file.name == "shapes_head.keras"
+    assert first.manifest.metrics["test_accuracy"] > 0.9
+    again, _ = train_or_load_model(HEAD, folder)
+    assert again.manifest == first.manifest
+
+
+def test_pictures_of_another_size_are_measured_on_the_test_data_too(tiny, quiet):
+    classifier, _ = train_or_load_model(HEAD, tiny, progress=quiet)
+    assert classifier.manifest.metrics["test_accuracy"] > 0.9
 
 
 def test_photos_that_were_loaded_small_are_not_trained_on_enlarged(tiny, tmp_path, quiet):

@@ -100,7 +100,8 @@ class Dataset:
             rows = in_proportion(kinds, count, seed)
             parts |= {f"x_{part}": x.take(rows) if isinstance(x, Pictures) else x[rows], f"y_{part}": y[rows]}
             if part == "train":
-                parts["val_rows"] = None if self.val_rows is None else np.flatnonzero(aside[rows])
+                kept = np.flatnonzero(aside[rows])
+                parts["val_rows"] = kept if 0 < len(kept) < len(rows) else None
                 parts["groups"] = None if self.groups is None else self.groups[rows]
         return replace(self, **parts)
 

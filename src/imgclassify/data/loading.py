@@ -72,6 +72,17 @@ def load_dataset(
     return data.subset(2000, 500) if short_mode() else data
 
 
+def size_for(name: str | Path, size: int | None) -> int | None:
+    """The size to ask of `load_dataset`: this one for photos; None for a data set with a size of its own.
+
+    Example:
+        >>> size_for("clothing", 224), size_for("digits", 224)
+        (224, None)
+    """
+    name = setting("DATASET") or "auto" if name == "auto" else name
+    return None if str(name) in OWN_SIZE else size
+
+
 def load_and_preprocess_data(name: str | Path = "cifar10"):
     """Load a data set in the form that a network takes.
 
@@ -104,7 +115,7 @@ def as_dataset(data, *, size: int | None = None) -> Dataset:
     if isinstance(data, Dataset):
         return data
     if isinstance(data, (str, Path)):
-        return load_dataset(data, size=None if str(data) in OWN_SIZE else size)
+        return load_dataset(data, size=size_for(data, size))
     try:
         (x_train, y_train), (x_test, y_test) = data
     except (TypeError, ValueError):

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import stat
 import time
 import warnings
 import zlib
@@ -70,9 +71,12 @@ class PhotoCache:
             link = hashlib.sha256(os.fsencode(path) + f" {about.st_size} {times}".encode()).hexdigest()
             if unseen and (photo := self._find(path, link)):
                 return photo
+            if not stat.S_ISREG(about.st_mode):
+                raise ImageError(f"{path} is no file, expected a picture file.")
             if about.st_size > MAX_BYTES:
                 decode_image(path)  # says that it is too large
-            content = Path(path).read_bytes()
+            with Path(path).open("rb") as file:
+                content = file.read(MAX_BYTES)
         except OSError as error:
             raise ImageError(f"{path} cannot be read: {error.strerror}") from error
         sha256 = hashlib.sha256(content).hexdigest()

@@ -124,6 +124,7 @@ def spread(y: np.ndarray, groups: np.ndarray, shares: Sequence[float], seed: int
         if np.sum(have > 0) == 1:  # its groups hold other classes too, which have chosen before
             divided.append(int(label))
             part[random.choice(rows)] = (have.argmax() + 1) % len(shares)
+    part[np.isin(y, labels[counts == 1])] = -1  # a near-duplicate of another class may have taken it along
     return part, divided
 
 

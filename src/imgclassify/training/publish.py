@@ -53,7 +53,7 @@ def train_or_load_model(
     """
     settings = {key: value for key, value in options.items() if key not in _RUN_OPTIONS}
     wanted = get_recipe(recipe, **settings)
-    data = data if data is None else as_dataset(data)
+    data = data if data is None else as_dataset(data, size=wanted.size)
     target, existing = find_published(wanted.name, data.name if data else "cifar10", path)
     if existing is not None and not replace:
         classifier = load_model(existing)
@@ -75,7 +75,7 @@ def train_or_load_model(
 def measured_on_test(classifier: Classifier, data: Dataset) -> Classifier:
     """The classifier with its results on the test data in its manifest; each view is predicted only once."""
     labels = check_labels(data.x_test, data.y_test, len(classifier.class_names))
-    views = predict_views(classifier.network, data.x_test, views=classifier.manifest.views)
+    views = predict_views(classifier.network, classifier.fitting(data.x_test), views=classifier.manifest.views)
     measured, single = (Evaluation(probabilities, labels) for probabilities in (combine_views(views), views[0]))
     metrics = recorded_metrics("test", measured, single if len(views) > 1 else None)
     return classifier.recorded(metrics={**classifier.manifest.metrics, **metrics})

@@ -173,7 +173,7 @@ def _split(data: Dataset, recipe: Recipe, share: float, seed: int) -> tuple[np.n
 
 def _new_network(recipe: Recipe, data: Dataset, train_rows: np.ndarray):
     backbone, loaded = recipe.architecture in BACKBONES, data.x_train.shape[1]
-    if backbone and data.folder and loaded < recipe.size:
+    if backbone and data.groups is not None and loaded < recipe.size:
         raise DatasetError(
             f"The photos were loaded at {loaded} pixels, but {recipe.name} takes {recipe.size}: load them by "
             f"load_dataset(folder, size={recipe.size}), or pass the folder itself."
@@ -272,9 +272,6 @@ def _in_words(error: Exception, recipe: Recipe) -> Exception:
 
 def _how_it_was_stopped(watch: Watch, recipe: Recipe, run: str) -> str:
     finished = len(watch.history["loss"])
-    kept = (
-        f"the weights of epoch {watch.best_epoch + 1}, the best so far,"
-        if finished
-        else "the weights from within the first epoch"
-    )
-    return f"Stopped after {finished} of {recipe.epochs} epochs; {kept} are kept as the run {run}."
+    best = f"the weights of epoch {watch.best_epoch + 1}, the best so far, are"
+    kept = best if finished else "what was learned so far is"
+    return f"Stopped after {finished} of {recipe.epochs} epochs; {kept} kept as the run {run}."

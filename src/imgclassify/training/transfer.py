@@ -1,8 +1,10 @@
 """Transfer: keep what a backbone has learned up to one of its layers, and train the layers after it."""
 
+import contextlib
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -162,6 +164,18 @@ def _draw_variants(recipe: Recipe, variants: int, count: int, seed: int) -> list
     return [Variations(), *(draw_variations(recipe.augmentation, count, size, random) for random in draws)]
 
 
+@contextlib.contextmanager
+def _on_disk(folder: Path, gigabytes: float) -> Iterator[None]:
+    """Say in one sentence that the disk has no room."""
+    try:
+        yield
+    except OSError as error:
+        raise DatasetError(
+            f"{folder} cannot take the {gigabytes:.1f} GB of activations ({error.strerror}): make room, set "
+            "IMGCLASSIFY_CACHE_DIR to a folder on another disk, or choose fewer variants."
+        ) from error
+
+
 class _Activations:
     """What a network's first layers compute, batch by batch on all cores.
 
@@ -183,23 +197,20 @@ class _Activations:
         shape = (len(variants), len(rows), *self._front.output_shape[1:])
         if np.prod(shape, dtype=np.int64) * 2 <= _SMALL:
             return np.concatenate([part for each in variants for part in self._parts(rows, each)]).reshape(shape)
-        folder = cache_dir()
-        try:
+        folder, size = cache_dir(), np.prod(shape, dtype=np.float64) * 2 / 1e9
+        with _on_disk(folder, size):
             folder.mkdir(parents=True, exist_ok=True)
             # It has no name, so that it vanishes with its last use. It is filled by `write`, because a store into a
             # mapped file would end the process if the disk were full.
-            with tempfile.TemporaryFile(dir=folder) as file:
-                for each in variants:
-                    for part in self._parts(rows, each):
+            file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed below
+        with file:
+            for each in variants:
+                for part in self._parts(rows, each):
+                    with _on_disk(folder, size):
                         file.write(part.data)
+            with _on_disk(folder, size):
                 file.flush()
-                return np.memmap(file, np.float16, "r", shape=shape)
-        except OSError as error:
-            gigabytes = np.prod(shape, dtype=np.float64) * 2 / 1e9
-            raise DatasetError(
-                f"{folder} cannot take the {gigabytes:.1f} GB of activations ({error.strerror}): make room, set "
-                "IMGCLASSIFY_CACHE_DIR to a folder on another disk, or choose fewer variants."
-            ) from error
+            return np.memmap(file, np.float16, "r", shape=shape)
 
     def _parts(self, rows: np.ndarray, variations: Variations) -> Iterator[np.ndarray]:
         """float16, a few pictures at a time."""
