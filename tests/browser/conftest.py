@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -170,7 +171,16 @@ def open_notebook(jupyterlab) -> Callable:
 
     def open_notebook(page, name: str) -> None:
         for session in _ask(jupyterlab, "GET", "sessions"):
-            _ask(jupyterlab, "DELETE", f"sessions/{session['id']}")
+            for attempt in range(3):  # Jupyter Server (seen in 2.21) may fail at first to end a kernel that was restarted
+                try:
+                    _ask(jupyterlab, "DELETE", f"sessions/{session['id']}")
+                    break
+                except urllib.error.HTTPError as error:
+                    if error.code == 404:  # the failed attempt has ended it
+                        break
+                    if attempt == 2:
+                        raise
+                    time.sleep(1)
         workspace = f"{jupyterlab.url}/lab/workspaces/{os.urandom(4).hex()}"
         address = f"{workspace}/tree/{name.removesuffix('.ipynb')}.ipynb?token={jupyterlab.token}"
         page.goto(address, timeout=PATIENCE * 1000)
