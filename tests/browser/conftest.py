@@ -171,7 +171,7 @@ def open_notebook(jupyterlab) -> Callable:
 
     def open_notebook(page, name: str) -> None:
         for session in _ask(jupyterlab, "GET", "sessions"):
-            for attempt in range(3):  # Jupyter Server (seen in 2.21) may fail at first to end a kernel that was restarted
+            for attempt in range(3):  # Jupyter (seen in 2.21) may fail to end a kernel that was restarted
                 try:
                     _ask(jupyterlab, "DELETE", f"sessions/{session['id']}")
                     break
