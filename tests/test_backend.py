@@ -2,6 +2,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -149,3 +150,29 @@ def test_a_batch_is_split_into_equal_towers_of_at_least_eight_pictures(batch_siz
     assert 1 <= towers <= max(1, backend.cores())
     assert batch_size % towers == 0
     assert towers == 1 or batch_size // towers >= 8
+
+
+def test_results_come_in_order_whichever_is_done_first(monkeypatch):
+    monkeypatch.setattr(backend, "cores", lambda: 4)
+    assert list(backend.in_parallel(lambda n: time.sleep((n % 3) / 100) or n, range(30))) == list(range(30))
+    assert list(backend.in_parallel(len, [])) == []
+
+
+def test_nothing_more_is_begun_after_an_exception_and_little_ahead_of_the_caller(monkeypatch):
+    monkeypatch.setattr(backend, "cores", lambda: 2)
+    begun = []
+
+    def work(number):
+        begun.append(number)
+        if number == 3:
+            raise ArithmeticError
+        return number
+
+    with pytest.raises(ArithmeticError):
+        list(backend.in_parallel(work, range(1000)))
+    assert len(begun) < 20
+    begun.clear()
+    results = backend.in_parallel(work, range(4, 1000))
+    assert next(results) == 4
+    results.close()
+    assert len(begun) < 20

@@ -11,7 +11,7 @@ import numpy as np
 
 from imgclassify import display
 from imgclassify.data.images import ImageError, Picture, decode_image, prepare_image, to_bytes
-from imgclassify.data.resized import resized
+from imgclassify.data.resized import Resized
 from imgclassify.models.backbones import BACKBONE, imagenet_class_names
 from imgclassify.models.inference import predict_probabilities
 from imgclassify.models.networks import PREPROCESSING, build_model
@@ -170,7 +170,7 @@ class Classifier:
 
     def fitting(self, x: np.ndarray):
         """Prepared pictures (N, H, W, 3) in the network's size: themselves, or resized when they are read."""
-        return x if tuple(x.shape[1:]) == self.input_shape else resized(x, self.input_size)
+        return x if tuple(x.shape[1:]) == self.input_shape else Resized(x, self.input_size)
 
     def predict(self, picture: Picture, *, name: str | None = None) -> Prediction:
         """Classify a picture of any size and kind; arguments and errors as for `prepare`."""

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from imgclassify import backend
 from imgclassify.data import photos
 from imgclassify.data.batches import Batches
 from imgclassify.data.dataset import DatasetError
@@ -199,7 +200,7 @@ def test_a_full_disk_is_said_in_one_sentence_and_what_was_decoded_stays(files, q
         written.append(path)
         return real(path, content)
 
-    monkeypatch.setattr(photos, "cores", lambda: 1)
+    monkeypatch.setattr(backend, "cores", lambda: 1)
     monkeypatch.setattr(Path, "write_bytes", write)
     with pytest.raises(DatasetError, match=r"80px-2 cannot be written: No space left.* 20 kB: make room, or set IMGCL"):
         read_photos(files, PhotoCache(SIZE), quiet)

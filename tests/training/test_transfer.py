@@ -12,7 +12,7 @@ from imgclassify.data.augmentation import Variations
 from imgclassify.data.dataset import DatasetError
 from imgclassify.data.folders import save_as_folder
 from imgclassify.data.loading import load_dataset
-from imgclassify.data.resized import resized
+from imgclassify.data.resized import Resized
 from imgclassify.models.backbones import BACKBONE, FEATURES
 from imgclassify.recipes import get_recipe
 from imgclassify.settings import cache_dir
@@ -37,6 +37,13 @@ def network():
 @pytest.fixture
 def rows(tiny):
     return tiny.validation_split(0.2)
+
+
+@pytest.fixture
+def parts(tiny, rows):
+    """Training and validation pictures as `prepare_job` takes them."""
+    pictures, (train_rows, val_rows) = Resized(tiny.x_train, 96), rows
+    return (pictures, tiny.y_train, train_rows), (pictures[val_rows], tiny.y_train[val_rows])
 
 
 def weights_of(network) -> dict[str, np.ndarray]:
@@ -86,18 +93,18 @@ def test_classes_without_pictures_are_almost_never_named(present):
 # --- what is prepared ----------------------------------------------------------------------------------
 
 
-def test_frozen_layers_and_learned_layers_are_the_network(network, tiny, rows):
-    job = prepare_job(network, PHOTOS, tiny, rows, seed=0)
+def test_frozen_layers_and_learned_layers_are_the_network(network, tiny, rows, parts):
+    job = prepare_job(network, PHOTOS, *parts, seed=0)
     activations, labels = job.validation
-    whole = network(resized(tiny.x_train, 96)[rows[1]] / np.float32(255), training=False)
+    whole = network(Resized(tiny.x_train, 96)[rows[1]] / np.float32(255), training=False)
     learned = job.network(activations.astype(np.float32), training=False)
     np.testing.assert_allclose(learned, whole, atol=5e-3)  # the activations are float16
     np.testing.assert_array_equal(labels, tiny.y_train[rows[1]])
     assert activations.dtype == np.float16
 
 
-def test_the_first_variant_is_the_picture_and_the_others_differ_by_seed(network, tiny, rows):
-    jobs = [prepare_job(network, PHOTOS, tiny, rows, seed=seed) for seed in (0, 0, 1)]
+def test_the_first_variant_is_the_picture_and_the_others_differ_by_seed(network, rows, parts):
+    jobs = [prepare_job(network, PHOTOS, *parts, seed=seed) for seed in (0, 0, 1)]
     variants = [job.training._pictures for job in jobs]
     assert variants[0].shape == (3, len(rows[0]), 6, 6, 112)
     np.testing.assert_array_equal(variants[0], variants[1])
@@ -106,25 +113,25 @@ def test_the_first_variant_is_the_picture_and_the_others_differ_by_seed(network,
         assert np.abs(np.float32(variants[0][1]) - other).mean() > 0.01
 
 
-def test_the_last_layer_is_fitted_before_the_others_are_trained(network, tiny, rows):
+def test_the_last_layer_is_fitted_before_the_others_are_trained(network, parts):
     before = weights_of(network)
-    job = prepare_job(network, PHOTOS, tiny, rows, seed=0)
+    job = prepare_job(network, PHOTOS, *parts, seed=0)
     changed = {path for path, value in weights_of(network).items() if not np.array_equal(value, before[path])}
     assert changed == {"classes/kernel", "classes/bias"}
     activations, labels = job.validation
     assert (np.argmax(job.network(activations.astype(np.float32)), axis=1) == labels).mean() > 0.9
 
 
-def test_activations_beyond_a_limit_go_to_the_disk_and_are_the_same_there(network, tiny, rows, monkeypatch):
-    in_memory = prepare_job(network, PHOTOS, tiny, rows, seed=0).training._pictures
+def test_activations_beyond_a_limit_go_to_the_disk_and_are_the_same_there(network, monkeypatch, parts):
+    in_memory = prepare_job(network, PHOTOS, *parts, seed=0).training._pictures
     monkeypatch.setattr(transfer, "_SMALL", 0)
-    on_disk = prepare_job(network, PHOTOS, tiny, rows, seed=0).training._pictures
+    on_disk = prepare_job(network, PHOTOS, *parts, seed=0).training._pictures
     assert isinstance(on_disk, np.memmap)
     np.testing.assert_array_equal(on_disk, in_memory)
     assert list(cache_dir().iterdir()) == []  # it has no name, so no crash can leave it behind
 
 
-def test_a_full_disk_is_one_sentence(network, tiny, rows, monkeypatch):
+def test_a_full_disk_is_one_sentence(network, monkeypatch, parts):
     class Full:
         def __init__(self, **options):
             self.file = real(**options)
@@ -142,12 +149,12 @@ def test_a_full_disk_is_one_sentence(network, tiny, rows, monkeypatch):
     monkeypatch.setattr(transfer, "_SMALL", 0)
     monkeypatch.setattr(tempfile, "TemporaryFile", Full)
     with pytest.raises(DatasetError, match=r"cannot take .* activations \(No space left on device\): make room"):
-        prepare_job(network, PHOTOS, tiny, rows, seed=0)
+        prepare_job(network, PHOTOS, *parts, seed=0)
 
 
-def test_progress_runs_from_zero_to_one_and_can_stop_the_work(network, tiny, rows):
+def test_progress_runs_from_zero_to_one_and_can_stop_the_work(network, parts):
     shares = []
-    prepare_job(network, PHOTOS, tiny, rows, seed=0, report=shares.append)
+    prepare_job(network, PHOTOS, *parts, seed=0, report=shares.append)
     assert shares == sorted(shares)
     assert shares[-1] == 1
 
@@ -155,7 +162,7 @@ def test_progress_runs_from_zero_to_one_and_can_stop_the_work(network, tiny, row
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        prepare_job(network, PHOTOS, tiny, rows, seed=0, report=stop)
+        prepare_job(network, PHOTOS, *parts, seed=0, report=stop)
 
 
 def test_variants_of_a_picture_are_drawn_as_the_recipe_says():
@@ -177,7 +184,7 @@ def test_a_training_ends_with_one_complete_network(recipe, tiny, quiet):
     assert evaluate_model(classifier, tiny.x_test, tiny.y_test).accuracy > 0.9  # resized as the training pictures were
     assert load_model("latest").manifest == classifier.manifest
     plain = backend.keras().models.load_model(classifier.file)
-    x = resized(tiny.x_test, 96)[:5]
+    x = Resized(tiny.x_test, 96)[:5]
     np.testing.assert_allclose(plain(x / np.float32(255)), classifier.probabilities(x), atol=1e-5)
 
 
@@ -204,10 +211,10 @@ def test_a_stop_while_activations_are_computed_keeps_a_run_that_says_so(tiny, qu
     assert history["loss"] == []
 
 
-def test_a_loop_on_activations_goes_on_where_it_was(network, tiny, rows):
+def test_a_loop_on_activations_goes_on_where_it_was(network, parts):
     def loop():
         backend.set_seed(0)  # for dropout
-        job = prepare_job(build_model(BACKBONE, input_shape=(96, 96, 3), num_classes=3), PHOTOS, tiny, rows, seed=0)
+        job = prepare_job(build_model(BACKBONE, input_shape=(96, 96, 3), num_classes=3), PHOTOS, *parts, seed=0)
         return Loop(job.network, PHOTOS, job.training, "float32")
 
     whole = loop()

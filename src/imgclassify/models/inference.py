@@ -3,7 +3,6 @@
 import threading
 import weakref
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -87,9 +86,8 @@ def batch_length(shape: tuple[int, ...]) -> int:
 def _in_batches(compiled, network, x: np.ndarray, on_batch_end: Callable[[], None] | None) -> np.ndarray:
     tf, step = backend.tensorflow(), batch_length(x.shape[1:])
     taken = network.input_shape[1:]
-    if any(
-        side not in (None, given) for side, given in zip(taken, x.shape[1:], strict=True)
-    ):  # TensorFlow would not say
+    # TensorFlow would not say.
+    if any(side not in (None, given) for side, given in zip(taken, x.shape[1:], strict=True)):
         raise ValueError(f"The network takes pictures of shape {taken}. Received: {tuple(x.shape[1:])}")
 
     def predict(start: int) -> np.ndarray:
@@ -97,17 +95,11 @@ def _in_batches(compiled, network, x: np.ndarray, on_batch_end: Callable[[], Non
 
     if len(x) <= step:  # no thread for a single picture
         return predict(0) if len(x) else np.empty((0, network.output_shape[-1]), np.float32)
-    with ThreadPoolExecutor(min(backend.cores(), 8)) as pool:
-        waiting = [pool.submit(predict, start) for start in range(0, len(x), step)]
-        try:
-            results = []
-            for each in waiting:
-                results.append(each.result())
-                if on_batch_end is not None:
-                    on_batch_end()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    results = []
+    for each in backend.in_parallel(predict, range(0, len(x), step)):
+        results.append(each)
+        if on_batch_end is not None:
+            on_batch_end()
     return np.concatenate(results)
 
 

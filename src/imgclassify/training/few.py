@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from imgclassify.classifier import Classifier
 from imgclassify.data.dataset import Dataset, DatasetError
+from imgclassify.evaluation.metrics import Evaluation
 from imgclassify.models.inference import predict_probabilities
 from imgclassify.models.networks import build_model
 from imgclassify.progress import Progress
@@ -42,13 +44,14 @@ def accuracy_by_photos(
     recipe = get_recipe("head")
     shape = (recipe.size, recipe.size, 3)
     network = build_model(recipe.architecture, input_shape=shape, num_classes=len(data.class_names))
-    rows = data.validation_split(recipe.validation_fraction, seed)
+    pictures = Classifier.of(network).fitting(data.x_train)
+    train_rows, val_rows = data.validation_split(recipe.validation_fraction, seed)
     with progress or Progress() as progress:
         job = prepare_job(
             network,
             recipe,
-            data,
-            rows,
+            (pictures, data.y_train, train_rows),
+            (pictures[val_rows], data.y_train[val_rows]),
             seed=seed,
             report=lambda done: progress.update(f"computing features  {done:4.0%}"),
         )
@@ -60,5 +63,5 @@ def accuracy_by_photos(
             members = (np.flatnonzero(labels == label) for label in range(len(data.class_names)))
             chosen = np.concatenate([random.permutation(each)[:count] for each in members])
             fit_last_layer(job.network, features[chosen], labels[chosen])
-            found.append(float((predict_probabilities(job.network, held).argmax(axis=1) == truth).mean()))
+            found.append(Evaluation(predict_probabilities(job.network, held), truth).accuracy)
     return accuracies

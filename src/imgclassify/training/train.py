@@ -28,7 +28,7 @@ from imgclassify.runs.manifest import DataRecord, Manifest, write_manifest
 from imgclassify.runs.records import start_run
 from imgclassify.settings import short_mode
 from imgclassify.training.loop import DivergedError, Loop
-from imgclassify.training.transfer import Job, LogisticLoop, pictures_for, prepare_job
+from imgclassify.training.transfer import Job, LogisticLoop, prepare_job
 from imgclassify.training.watch import History, StopTraining, Watch
 
 _SHORT_EPOCHS, _SHORT_VARIANTS = 3, 2  # in short mode
@@ -96,14 +96,16 @@ def train_model(
     classifier = Classifier.of(_new_network(recipe, data, rows[0]), data.class_names).recorded(
         **_new_record(recipe, data, *map(len, rows)), seed=seed, share=share, precision=precision
     )
-    held_out = pictures_for(classifier.network, data)[rows[1]], data.y_train[rows[1]]
+    pictures, (train_rows, val_rows) = classifier.fitting(data.x_train), rows
+    held_out = pictures[val_rows], data.y_train[val_rows]
     path, run = start_run(name or recipe.name, classifier.manifest)
     classifier = classifier.recorded(run=run)
     listeners = [lambda history: write_manifest(path, replace(classifier.manifest, history=history))]
     listeners += [on_epoch_end] if on_epoch_end else []
     with progress or Progress() as progress:
         watch = Watch(recipe.epochs, progress, stop=stop, listeners=listeners)
-        prepare = functools.partial(prepare_job, classifier.network, recipe, data, rows, seed=seed)
+        training = pictures, data.y_train, train_rows
+        prepare = functools.partial(prepare_job, classifier.network, recipe, training, held_out, seed=seed)
         status, error = _fit(prepare, functools.partial(_start, recipe, precision), watch)
         classifier = classifier.recorded(
             status=status, history=watch.history, wall_time_s=round(time.monotonic() - watch.began, 1)
