@@ -83,11 +83,22 @@ class Box:
 
 
 @pytest.fixture(scope="module")
-def page(chromium_with_camera, open_notebook, run_all):
-    page = chromium_with_camera.new_page(viewport={"width": 1280, "height": 1000})
-    page.add_init_script(WITNESS)
-    open_notebook(page, "07_camera")
-    run_all(page)
+def watched(chromium_with_camera, open_notebook, run_all):
+    """`watched(name)` opens a notebook in a page that notes what its camera does, and runs it."""
+
+    def watched(name: str):
+        page = chromium_with_camera.new_page(viewport={"width": 1280, "height": 1000})
+        page.add_init_script(WITNESS)
+        open_notebook(page, name)
+        run_all(page)
+        return page
+
+    return watched
+
+
+@pytest.fixture(scope="module")
+def page(watched):
+    page = watched("07_camera")
     page.locator(".imgclassify-camera").scroll_into_view_if_needed(timeout=SLOW)
     yield page
     page.close()
@@ -273,16 +284,13 @@ def test_closing_the_notebook_gives_the_camera_back(box):
 
 
 @pytest.fixture(scope="module")
-def large_page(chromium_with_camera, jupyterlab, open_notebook, run_all):
+def large_page(jupyterlab, watched):
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     cell = nbformat.v4.new_code_cell(LARGE.strip())
     nbformat.write(
         nbformat.v4.new_notebook(cells=[cell], metadata={"kernelspec": kernel}), jupyterlab.folder / "large.ipynb"
     )
-    page = chromium_with_camera.new_page(viewport={"width": 1280, "height": 1000})
-    page.add_init_script(WITNESS)
-    open_notebook(page, "large")
-    run_all(page)
+    page = watched("large")
     yield page
     page.close()
 

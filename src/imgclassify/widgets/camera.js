@@ -16,13 +16,6 @@ const EXACT = 128; // pixels; larger frames are sent as JPEG, because PNG would 
 const FEW = 30; // classes that are shown without unfolding
 const PACE = 1000 / 15; // shortest time between frames, in milliseconds: faster looks no better and takes processor time from others
 
-function element(tag, className, parent, properties = {}) {
-  const made = Object.assign(document.createElement(tag), properties, { className });
-  made.dataset.lmSuppressShortcuts = "true"; // keys that are pressed here are no commands of JupyterLab
-  parent?.append(made);
-  return made;
-}
-
 function render({ model, el }) {
   const root = element("div", "imgclassify imgclassify-camera", el);
   const buttons = element("div", "buttons", root);

@@ -1,7 +1,6 @@
 """The camera box: live classification of what the browser's camera sees, and bursts. `camera.js` is its other half."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import anywidget
@@ -10,11 +9,9 @@ import traitlets
 
 from imgclassify.classifier import Classifier, Prediction
 from imgclassify.data.images import ImageError
-from imgclassify.settings import PACKAGE
-from imgclassify.widgets.handlers import answered, view_uri
+from imgclassify.widgets.handlers import answered, script, style, view_uri
 
 MAX_FRAME_BYTES = 1_000_000  # a frame has 20 to 60 kB
-_HERE = Path(__file__).parent
 _DETAIL = 3  # side of a frame, as a multiple of a small input's side; leaves enough pixels for antialiasing here
 _ENOUGH = 288  # pixels; frames are larger only if the model's input is
 
@@ -43,8 +40,8 @@ class CameraClassifier(anywidget.AnyWidget):
         ValueError: The model does not take square RGB pictures.
     """
 
-    _esm = _HERE / "camera.js"
-    _css = "".join(path.read_text(encoding="utf-8") for path in (PACKAGE / "style.css", _HERE / "camera.css"))
+    _esm = script("camera.js")
+    _css = style("camera.css")
     class_names = traitlets.List(traitlets.Unicode()).tag(sync=True)
     frame_side = traitlets.Int().tag(sync=True)
     bursts = traitlets.List(traitlets.Unicode()).tag(sync=True)

@@ -8,13 +8,6 @@ const ZOOM = 1.15;
 const KEYS = "Arrow keys move the square, plus and minus change its size, Home puts it back.";
 const MOVES = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
-function element(tag, className, parent, properties = {}) {
-  const made = Object.assign(document.createElement(tag), properties, { className });
-  made.dataset.lmSuppressShortcuts = "true"; // keys that are pressed here are no commands of JupyterLab
-  parent?.append(made);
-  return made;
-}
-
 function render({ model, el }) {
   const [width, height] = model.get("size");
   const shorter = Math.min(width, height);

@@ -2,16 +2,16 @@
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import anywidget
 import traitlets
 from PIL import Image
 
 from imgclassify import display
+from imgclassify.settings import PACKAGE
+from imgclassify.widgets.handlers import script
 
 MIN_SIDE = 0.05  # of the smallest square, as a share of the picture's shorter side
-_HERE = Path(__file__).parent
 _PREVIEW_SIDE = 384  # pixels
 
 Square = tuple[float, float, float]
@@ -33,8 +33,8 @@ class CropBox(anywidget.AnyWidget):
         said: What screen readers are told after a move.
     """
 
-    _esm = _HERE / "crop.js"
-    _css = _HERE / "crop.css"
+    _esm = script("crop.js")
+    _css = PACKAGE / "widgets" / "crop.css"
     photo = traitlets.Bytes().tag(sync=True)
     name = traitlets.Unicode().tag(sync=True)
     size = traitlets.List(traitlets.Int()).tag(sync=True)

@@ -13,13 +13,6 @@ const SHOWN = 12; // sentences about bad files; of more, only their number is sh
 const PICTURE = /\.(jpe?g|png|webp|gif|bmp|tiff?|avif|heic|heif)$/i; // only used to leave out other files of a folder
 const EDITABLE = "input, textarea, select, [contenteditable='true'], .cm-content";
 
-function element(tag, className, parent, properties = {}) {
-  const made = Object.assign(document.createElement(tag), properties, { className });
-  made.dataset.lmSuppressShortcuts = "true"; // keys that are pressed here are no commands of JupyterLab
-  parent?.append(made);
-  return made;
-}
-
 const count = (number) => (number === 1 ? "1 photo" : `${number} photos`);
 const byName = (a, b) => a.name.localeCompare(b.name, undefined, { numeric: true });
 const isPicture = ({ name, type }) => !name.startsWith(".") && (type?.startsWith("image/") || PICTURE.test(name));

@@ -3,18 +3,15 @@
 import threading
 import unicodedata
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import anywidget
 import traitlets
 
 from imgclassify.data.images import MAX_BYTES
-from imgclassify.settings import PACKAGE
-from imgclassify.widgets.handlers import answered
+from imgclassify.widgets.handlers import answered, script, style
 
 PIECE_BYTES = 512_000  # JupyterLab and Voila drop messages above 10 MiB without a word
-_HERE = Path(__file__).parent
 _NAME_LENGTH = 200  # characters; file systems allow up to 255 bytes
 
 
@@ -35,8 +32,8 @@ class DropZone(anywidget.AnyWidget):
         max_bytes: Largest file, in bytes.
     """
 
-    _esm = _HERE / "dropzone.js"
-    _css = "".join(path.read_text(encoding="utf-8") for path in (PACKAGE / "style.css", _HERE / "dropzone.css"))
+    _esm = script("dropzone.js")
+    _css = style("dropzone.css")
     label = traitlets.Unicode().tag(sync=True)
     folder = traitlets.Bool().tag(sync=True)
     piece_bytes = traitlets.Int(PIECE_BYTES).tag(sync=True)

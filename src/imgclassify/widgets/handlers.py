@@ -9,9 +9,21 @@ import numpy as np
 from PIL import Image
 
 from imgclassify import display
+from imgclassify.settings import PACKAGE
 
+_HERE = PACKAGE / "widgets"
 _FEW = 30  # classes that are shown without unfolding
 _EXACT_SIDE = 64  # pixels
+
+
+def script(name: str) -> str:
+    """The browser's half of a widget: a file beside this one, after the function that all of them share."""
+    return "".join((_HERE / each).read_text(encoding="utf-8") for each in ("element.js", name))
+
+
+def style(name: str) -> str:
+    """The package's style sheet, and a widget's own."""
+    return "".join(path.read_text(encoding="utf-8") for path in (PACKAGE / "style.css", _HERE / name))
 
 
 def guarded(method: Callable) -> Callable:
