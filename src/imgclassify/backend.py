@@ -53,7 +53,7 @@ def _import_tensorflow() -> ModuleType:
             for gpu in gpus:
                 tf.config.experimental.set_memory_growth(gpu, True)
             if not gpus:  # several operations in parallel, each on one core: see `towers`
-                tf.config.threading.set_intra_op_parallelism_threads(max(1, cores() // _MOST_TOWERS))
+                tf.config.threading.set_intra_op_parallelism_threads(max(1, cores() // _MOST_THREADS))
                 tf.config.threading.set_inter_op_parallelism_threads(cores())
         tf.config.list_logical_devices()  # starts the devices, which is the other source of noise
     tf.get_logger().setLevel("ERROR")  # its retracing warnings assume that a program uses one model only
@@ -83,7 +83,7 @@ def in_parallel(function: Callable[[Any], Any], items: Iterable) -> Iterator:
 
     If the function or the caller raises an exception, nothing more is begun.
     """
-    workers = min(cores(), _MOST_TOWERS)
+    workers = min(cores(), _MOST_THREADS)
     waiting: deque[Future] = deque()
     with ThreadPoolExecutor(workers) as pool:
         try:
@@ -97,7 +97,7 @@ def in_parallel(function: Callable[[Any], Any], items: Iterable) -> Iterator:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-_MOST_TOWERS = 8
+_MOST_THREADS = 8
 
 
 def towers(batch_size: int) -> int:
@@ -108,7 +108,7 @@ def towers(batch_size: int) -> int:
     """
     if tensorflow().config.list_physical_devices("GPU"):
         return 1
-    fitting = [n for n in range(1, min(cores(), _MOST_TOWERS) + 1) if batch_size % n == 0 and batch_size // n >= 8]
+    fitting = [n for n in range(1, min(cores(), _MOST_THREADS) + 1) if batch_size % n == 0 and batch_size // n >= 8]
     return max(fitting, default=1)
 
 

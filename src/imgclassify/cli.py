@@ -40,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="imgclassify",
         description="Classify CIFAR-10's 32 x 32 pictures and your own with a convolutional network.",
-        epilog="A MODEL is best, a recipe, a .keras or .h5 file, a run by name (with or without its time), or latest.",
+        epilog="A MODEL is best, a recipe, a .keras or .h5 file, a run by name (with or without its time), latest, or imagenet.",
     )
     parser.add_argument("--version", action="version", version=f"imgclassify {version('imgclassify')}")
     parser.set_defaults(command=None, json=False)
@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         text = f"cifar10, cifar100, clothing, digits, auto, or a folder with one subfolder per class (default: {extra})"
         sub.add_argument("--data", default=default, metavar="NAME", help=text)
 
-    model = "best (default), a recipe, a model file, a run, or latest"
+    model = "best (default), a recipe, a model file, a run, latest, or imagenet"
     run = command(
         "run", commands.run, "The whole job: find the data, load or train the baseline, evaluate, plot, classify."
     )

@@ -361,5 +361,13 @@ def _read_entry(kind: Kind, entry: Path) -> Dataset | None:
 
 def _load_best_cached(kind: Kind, cache: Path) -> Dataset | None:
     """The cached copy whose source comes first in `kind.sources`; None if there is none."""
-    found = [_read_entry(kind, entry) for entry in sorted((cache / kind.name).glob("[0-9a-f]*"))]
-    return min((data for data in found if data), key=lambda data: kind.sources.index(data.source), default=None)
+
+    def rank(entry: Path) -> int:  # without reading the pictures
+        try:
+            about = json.loads((entry / "entry.json").read_text())
+            return kind.sources.index(kind.source(about["original"], about["fingerprint"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return len(kind.sources)
+
+    entries = sorted((cache / kind.name).glob("[0-9a-f]*"), key=rank)
+    return next((data for entry in entries if (data := _read_entry(kind, entry)) is not None), None)

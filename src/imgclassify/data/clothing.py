@@ -64,7 +64,7 @@ def _fetch(folder: Path, offline: bool, progress: Progress) -> None:
         raise DatasetError(
             f"The clothing photos were not found. Tried: IMGCLASSIFY_DATA_DIR ({setting('DATA_DIR') or 'not set'}), "
             f"the cache {folder}, the network ({error}). To get them, run `imgclassify data clothing --download` "
-            f"(105 MB), or unpack {ADDRESSES[0]} so that {folder} contains train, validation and test."
+            f"(106 MB), or unpack {ADDRESSES[0]} so that {folder} contains train, validation and test."
         ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)

