@@ -40,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="imgclassify",
         description="Classify CIFAR-10's 32 x 32 pictures and your own with a convolutional network.",
-        epilog="A MODEL is best, imagenet, a recipe, a .keras or .h5 file, a run (with or without its time), or latest.",
+        epilog="A MODEL is best, imagenet, a recipe, a .keras or .h5 file, a run, with or without its time, or latest.",
     )
     parser.add_argument("--version", action="version", version=f"imgclassify {version('imgclassify')}")
     parser.set_defaults(command=None, json=False)
