@@ -19,18 +19,14 @@ _importing = threading.RLock()
 @contextlib.contextmanager
 def _native_stderr_silenced() -> Iterator[None]:
     """Point file descriptor 2 at the null device: TensorFlow's C++ code writes to it, bypassing `sys.stderr`."""
-    try:
-        saved = os.dup(2)
-    except OSError:  # no standard error at all, as in some graphical launchers
+    with contextlib.ExitStack() as at_the_end:
+        with contextlib.suppress(OSError):  # no standard error at all, as in some graphical launchers
+            saved = os.dup(2)
+            at_the_end.callback(os.close, saved)
+            at_the_end.callback(os.dup2, saved, 2)  # called first
+            with Path(os.devnull).open("wb") as null:
+                os.dup2(null.fileno(), 2)
         yield
-        return
-    try:
-        with Path(os.devnull).open("wb") as null:
-            os.dup2(null.fileno(), 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
 
 
 def tensorflow() -> ModuleType:
@@ -139,11 +135,8 @@ def default_precision() -> str:
     That is "mixed_float16" on GPUs with compute capability 7 or higher, and "mixed_bfloat16" on processors with
     bfloat16 instructions.
     """
-    tf = tensorflow()
-    gpus = tf.config.list_physical_devices("GPU")
-    capable = [
-        tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0)) >= (7, 0) for gpu in gpus
-    ]
-    if gpus:
+    config = tensorflow().config
+    details = map(config.experimental.get_device_details, config.list_physical_devices("GPU"))
+    if capable := [each.get("compute_capability", (0, 0)) >= (7, 0) for each in details]:
         return "mixed_float16" if all(capable) else "float32"
     return "mixed_bfloat16" if has_fast_bfloat16() else "float32"

@@ -19,8 +19,6 @@ from imgclassify.runs import files
 from imgclassify.runs.manifest import DataRecord, Manifest, ModelFileError
 from imgclassify.runs.names import IMAGENET, find_model, name_of
 
-_MOST_NAMES = 20  # of classes on a card
-
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
@@ -52,10 +50,7 @@ class Prediction:
         """The `k` most probable classes with their probabilities, as text."""
         return ", ".join(f"{label} {probability:.1%}" for label, probability in self.top(k))
 
-    def __str__(self) -> str:
-        return self.describe()
-
-    __repr__ = __str__
+    __str__ = __repr__ = describe
 
     def _repr_html_(self) -> str:
         return display.fragment(
@@ -94,9 +89,7 @@ class Classifier:
         named = () if class_names is None else tuple(map(str, class_names))  # an array has no truth value
         names = named or manifest.class_names or tuple(map(str, range(outputs)))
         if len(names) != outputs:
-            raise ValueError(
-                f"The model has {outputs} outputs, so it needs {outputs} class names. Received: {len(names)}"
-            )
+            raise ValueError(f"The model has {outputs} outputs and needs as many class names. Received: {len(names)}")
         shape = tuple(network.input_shape[1:])
         if isinstance(model, cls) and (names, shape) == (manifest.class_names, manifest.input_shape):
             return model
@@ -144,9 +137,8 @@ class Classifier:
             ImageError: The picture cannot be used.
             ValueError: The network does not take square RGB pictures.
         """
-        return prepare_image(
-            decode_image(picture, name=name, size=self.input_size), size=self.input_size, crop=self.manifest.crop
-        )
+        size = self.input_size
+        return prepare_image(decode_image(picture, name=name, size=size), size=size, crop=self.manifest.crop)
 
     def probabilities(
         self, x: np.ndarray, *, views: int | None = None, on_batch_end: Callable[[], None] | None = None
@@ -180,10 +172,8 @@ class Classifier:
         """Classify one picture that is already prepared; see `predict_image`."""
         image = np.asarray(image)
         if image.shape != self.input_shape:
-            raise ImageError(
-                f"Expected one picture of shape {self.input_shape}; for other sizes, use classify_custom_image(). "
-                f"Received: shape {image.shape}"
-            )
+            expected = f"Expected one picture of shape {self.input_shape}; for other sizes use classify_custom_image()."
+            raise ImageError(f"{expected} Received: shape {image.shape}")
         if image.dtype != np.uint8 and not (image.dtype.kind == "f" and image.min() >= 0 and image.max() <= 1):
             received = f"{image.dtype} from {image.min()} to {image.max()}"
             raise ImageError(f"A picture must be uint8 or float in [0, 1]. Received: {received}")
@@ -193,11 +183,7 @@ class Classifier:
         return Prediction(self.class_names[order[0]], float(values[order[0]]), probabilities, to_bytes(image))
 
     def save(self, path: str | os.PathLike, *, replace: bool = False) -> "Classifier":
-        """Write the network and its manifest, each whole or not at all; see `write_model`.
-
-        Returns:
-            The classifier with the manifest as written, and with its file.
-        """
+        """Write the network and its manifest (see `write_model`); returns the classifier as written, with its file."""
         manifest = files.write_model(self.network, self.manifest, path, replace=replace)
         return with_changes(self, manifest=manifest, file=Path(path).expanduser())
 
@@ -205,72 +191,54 @@ class Classifier:
         """A copy of the classifier with changed values in its manifest."""
         return with_changes(self, manifest=with_changes(self.manifest, **changes))
 
+    def _facts(self) -> dict[str, str]:
+        """What a user should know of it, by heading."""
+        manifest, names, (height, width, _) = self.manifest, self.class_names, self.input_shape
+        some = f"{', '.join(names[:5])}, ... ({len(names):,} classes)"  # where there are many
+        minutes = f", {manifest.wall_time_s / 60:.1f} minutes" if manifest.wall_time_s else ""
+        trained = f"by {manifest.recipe.name}, seed {manifest.seed}{minutes}" if manifest.recipe else ""
+        return {
+            "knows": ", ".join(names) if len(names) <= 20 else some,
+            "accuracy": manifest.describe_accuracy(),
+            "size": f"{self.network.count_params():,} parameters, {width} x {height} pixels",
+            "trained": f"{trained or 'by an unrecorded recipe'}, on {manifest.dataset.source}",
+        }
+
     def __str__(self) -> str:
-        height, width, _ = self.input_shape
-        trained = self.manifest.recipe.name if self.manifest.recipe else "an unrecorded recipe"
-        return (
-            f"{self.name}: knows {_name_some(self.class_names)}. {self.manifest.describe_accuracy()} "
-            f"{self.network.count_params():,} parameters, {width} x {height} pixels, trained by {trained}."
-        )
+        knows, accuracy, size, trained = self._facts().values()
+        return f"{self.name}: knows {knows}. {accuracy} {size}, trained {trained}."
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        manifest, (height, width, _) = self.manifest, self.input_shape
-        rows = [
-            ("knows", _name_some(self.class_names)),
-            ("accuracy", manifest.describe_accuracy()),
-            ("size", f"{self.network.count_params():,} parameters, {width} x {height} pixels"),
-        ]
-        if manifest.recipe:
-            minutes = f", {manifest.wall_time_s / 60:.1f} minutes" if manifest.wall_time_s else ""
-            rows.append(
-                ("trained", f"{manifest.recipe.name}, seed {manifest.seed}{minutes}, {manifest.dataset.source}")
-            )
-        facts = "".join(f"<dt>{display.escape(key)}</dt><dd>{display.escape(value)}</dd>" for key, value in rows)
-        return display.fragment(
-            f'<div class="card"><div><b>{display.escape(self.name)}</b><dl>{facts}</dl></div></div>'
-        )
-
-
-def _name_some(names: Sequence[str]) -> str:
-    """The names, or if there are many, the first few and their number."""
-    return ", ".join(names) if len(names) <= _MOST_NAMES else f"{', '.join(names[:5])}, ... ({len(names):,} classes)"
+        facts = "".join(f"<dt>{key}</dt><dd>{display.escape(value)}</dd>" for key, value in self._facts().items())
+        name = display.escape(self.name)
+        return display.fragment(f'<div class="card"><div><b>{name}</b><dl>{facts}</dl></div></div>')
 
 
 def load_model(path_or_name: str | os.PathLike = "best", *, dataset: str = "cifar10") -> Classifier:
-    """Load a trained model with its manifest.
+    """Load a trained model with its manifest; returns a `Classifier` with a float32 network.
 
     Args:
         path_or_name: The path of a model, or any name that this package prints; see `find_model`. "imagenet" is the
             backbone with ImageNet's own 1,000 classes, for any photo.
         dataset: Which data set a recipe's name refers to.
 
-    Returns:
-        A `Classifier` with a float32 network.
-
     Raises:
         ModelFileError: There is no such model, it is damaged, does not match its manifest, or carries code.
     """
     if path_or_name == IMAGENET:
-        return _imagenet_classifier()
+        names, prepared = imagenet_class_names(), PREPROCESSING[BACKBONE]  # as for its published accuracy
+        network = build_model(BACKBONE, input_shape=(prepared.size, prepared.size, 3), num_classes=len(names))
+        about = DataRecord("imagenet", "ImageNet (ILSVRC 2012)")
+        manifest = Manifest(run=IMAGENET, status="complete", dataset=about, class_names=names, crop=prepared.crop)
+        return Classifier.of(Classifier(network, manifest))
     path = find_model(path_or_name, dataset=dataset)
+    network, manifest = files.read_model(path)
     try:
-        return Classifier.of(Classifier(*files.read_model(path), file=path))
-    except ModelFileError:
-        raise
+        return Classifier.of(Classifier(network, manifest, path))
     except ValueError as error:  # names that are not as many as the outputs
         raise ModelFileError(f"{path} does not match its manifest: {error}") from error
-
-
-def _imagenet_classifier() -> Classifier:
-    """The backbone with ImageNet's own classes; pictures are prepared as for its published accuracy."""
-    names = imagenet_class_names()
-    prepared = PREPROCESSING[BACKBONE]
-    network = build_model(BACKBONE, input_shape=(prepared.size, prepared.size, 3), num_classes=len(names))
-    about = DataRecord("imagenet", "ImageNet (ILSVRC 2012)")
-    manifest = Manifest(run=IMAGENET, status="complete", dataset=about, class_names=names, crop=prepared.crop)
-    return Classifier.of(Classifier(network, manifest))
 
 
 def save_model(model, path: str | os.PathLike, *, replace: bool = False) -> Path:
@@ -280,16 +248,13 @@ def save_model(model, path: str | os.PathLike, *, replace: bool = False) -> Path
 
 
 def predict_image(model, image: np.ndarray, *, class_names: Sequence[str] | None = None) -> Prediction:
-    """Classify one picture that already has the model's input shape.
+    """Classify one picture that already has the model's input shape; returns a `Prediction`.
 
     Args:
         model: A `Classifier`, or a Keras model from pictures to probabilities.
         image: uint8, or float in [0, 1], of the model's input shape, for instance (32, 32, 3); RGB.
             For pictures of other sizes, use `classify_custom_image`.
         class_names: One name per output; see `Classifier.of`.
-
-    Returns:
-        A `Prediction`.
 
     Raises:
         ImageError: `image` has another shape, type or range.
@@ -307,16 +272,13 @@ def predict_image(model, image: np.ndarray, *, class_names: Sequence[str] | None
 def classify_custom_image(
     model, picture: Picture, *, class_names: Sequence[str] | None = None, name: str | None = None
 ) -> Prediction:
-    """Classify a picture of any size and kind, prepared exactly as the training data was.
+    """Classify a picture of any size and kind, prepared as the training data was; returns a `Prediction`.
 
     Args:
         model: A `Classifier`, or a Keras model from square RGB pictures to probabilities.
         picture: Path, bytes, binary file, Pillow image or array; see `decode_image`.
         class_names: One name per output; see `Classifier.of`.
         name: Name of the picture in messages, if it is not a path.
-
-    Returns:
-        A `Prediction`; its `image` shows what the model saw.
 
     Raises:
         ImageError: The picture cannot be used.

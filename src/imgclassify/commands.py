@@ -1,7 +1,4 @@
-"""The commands behind the command line. They call the package's functions and print.
-
-Nothing heavy is imported before a command needs it, so that `--help` answers at once.
-"""
+"""The commands behind the command line: they call the package and print. Each imports what it needs when it runs."""
 
 import argparse
 import os
@@ -9,54 +6,37 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TextIO
-
-_RED, _BOLD = "31", "1"  # codes for a terminal
+from typing import Any
 
 
-class UsageError(ValueError):
-    """The value of an option is not valid."""
-
-
-def _paint(text: str, color: str, stream: TextIO) -> str:
-    """Text in a colour, if the stream is a terminal and `NO_COLOR` is unset (no-color.org)."""
-    return f"\x1b[{color}m{text}\x1b[0m" if stream.isatty() and not os.environ.get("NO_COLOR") else text
-
-
-def complain(sentence: str) -> None:
-    """Print a sentence on standard error."""
-    print(f"{_paint('imgclassify:', _RED, sys.stderr)} {sentence}", file=sys.stderr)
+def complain(*sentences: str) -> None:
+    """Print sentences on standard error, in colour if that is a terminal and `NO_COLOR` is unset (no-color.org)."""
+    colored = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    for sentence in sentences:
+        print("\x1b[31mimgclassify:\x1b[0m" if colored else "imgclassify:", sentence, file=sys.stderr)
 
 
 def fail(options: argparse.Namespace, sentence: str, code: int) -> int:
     """Print what went wrong, with `--json` also as JSON; returns the exit code."""
     complain(sentence)
-    if options.json:
-        print_json({"error": sentence})
+    _report(options, {"error": sentence})
     return code
 
 
-def print_json(values: object) -> None:
-    """Print strict JSON."""
-    from imgclassify.runs.manifest import strict_json
-
-    print(strict_json(values))
-
-
-def _report(options: argparse.Namespace, text: str, values: object) -> None:
-    """Print the result, as text or as JSON."""
+def _report(options: argparse.Namespace, values: object, text: str | None = None) -> None:
+    """Print the result: with `--json` as JSON, else as text."""
     if options.json:
-        print_json(values)
-    else:
+        from imgclassify.runs.manifest import strict_json
+
+        print(strict_json(values))
+    elif text is not None:
         print(text)
-
-
-# --- the commands ----------------------------------------------------------------------------------
 
 
 def run(options: argparse.Namespace) -> int:
     """The whole job: find the data, load or train the baseline, evaluate, plot, classify."""
-    from imgclassify import decode_image, load_model, train_or_load_model
+    os.environ["MPLBACKEND"] = "Agg"  # no display needed
+    from imgclassify import decode_image, load_model, train_or_load_model, visualization
     from imgclassify.evaluation.metrics import evaluate_model
     from imgclassify.runs.names import runs_dir
     from imgclassify.training.publish import find_published
@@ -88,57 +68,45 @@ def run(options: argparse.Namespace) -> int:
     prediction = answering.answer(data.x_test[0])
     say(f"Test picture 0, by {answering.name}: {prediction}; true class: {truth}")
     result |= {"model": answering.name, "test_picture": _as_json("test picture 0", prediction)}
-    written = _save_figures(baseline, history, evaluation, prediction=prediction, by=answering, data=data)
+    figures = {
+        "confusion": visualization.plot_confusion_matrix(evaluation),
+        "prediction": visualization.plot_prediction(prediction, true_label=truth),
+    }
+    figures["prediction"].suptitle(f"by {answering.name}", fontsize=9)
+    if history.get("loss"):
+        title = f"Baseline, {baseline.manifest.dataset.source}"
+        figures["history"] = visualization.plot_history(history, title=title)
+    written = _save_figures(data.name, figures)
     fallback = options.data == "auto" and data.name == "digits"  # of no use for photos
     photo_model = load_model("best") if fallback and options.image else answering
-    result |= {"pictures": _classify_photos(options.image, photo_model, say)}
+    result["pictures"] = []
+    for file in options.image:
+        prediction = photo_model.predict(file)
+        say(f"{file}, by {photo_model.name}: {prediction}")
+        result["pictures"].append(_as_json(file, prediction) | {"model": photo_model.name})
     if not existing:
         written = [published, runs_dir() / baseline.manifest.run, *written]
     result["written"] = [str(path) for path in written]
     say("Written: " + "\n         ".join(result["written"]))
-    if options.json:
-        print_json(result)
+    _report(options, result)
     return 0
 
 
-def _classify_photos(files: list[str], model, say: Callable) -> list[dict]:
-    """Classify the user's own pictures with one model, which the output names."""
-    results = []
-    for file in files:
-        prediction = model.predict(file)
-        say(f"{file}, by {model.name}: {prediction}")
-        results.append(_as_json(file, prediction) | {"model": model.name})
-    return results
+def _save_figures(data: str, figures: dict) -> list[Path]:
+    from matplotlib import pyplot as plt
 
-
-def _save_figures(baseline, history: dict, evaluation, *, prediction, by, data) -> list[Path]:
-    import matplotlib as mpl
-
-    mpl.use("Agg")  # no display needed
-    import matplotlib.pyplot as plt
-
-    from imgclassify import visualization
     from imgclassify.settings import artifacts_dir
 
-    folder = artifacts_dir() / "figures"
-    folder.mkdir(parents=True, exist_ok=True)
-    figures = {}
-    if history.get("loss"):
-        title = f"Baseline, {baseline.manifest.dataset.source}"
-        figures["history"] = visualization.plot_history(history, title=title)
-    figures["confusion"] = visualization.plot_confusion_matrix(evaluation)
-    truth = data.class_names[data.y_test[0]]
-    figures["prediction"] = visualization.plot_prediction(prediction, true_label=truth)
-    figures["prediction"].suptitle(f"by {by.name}", fontsize=9)
-    paths = [folder / f"{data.name}_{name}.png" for name in figures]
-    for path, figure in zip(paths, figures.values(), strict=True):
+    paths = {artifacts_dir() / "figures" / f"{data}_{name}.png": figure for name, figure in figures.items()}
+    for path, figure in paths.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)
         plt.close(figure)
-    return paths
+    return list(paths)
 
 
 def train(options: argparse.Namespace) -> int:
-    """Train a network, and publish it if there is no model yet."""
+    """Train a network; it is kept as a run, and published if there is no model yet."""
     from imgclassify import train_model, train_or_load_model
     from imgclassify.data.loading import OWN_SIZE
     from imgclassify.recipes import check_name, get_recipe
@@ -149,7 +117,7 @@ def train(options: argparse.Namespace) -> int:
         recipe = get_recipe(options.recipe or ("baseline" if options.data in OWN_SIZE else "photos"), **chosen)
         check_name(recipe.name if options.name is None else options.name)
     except ValueError as error:
-        raise UsageError(str(error)) from error
+        raise argparse.ArgumentTypeError(str(error)) from error
     data = _load_data(options.data, size=recipe.size)
     arguments = {"seed": options.seed, "share": options.share, "precision": options.precision, "name": options.name}
     target, existing = find_published(recipe.name, data.name)
@@ -165,14 +133,14 @@ def train(options: argparse.Namespace) -> int:
     metrics = manifest.metrics
     low, high = metrics["val_interval"]
     lines = [
-        f"{_paint('Validation accuracy', _BOLD, sys.stdout)} {metrics['val_accuracy']:.2%} of "
+        f"Validation accuracy {metrics['val_accuracy']:.2%} of "
         f"{metrics['val_pictures']:,} pictures (95 % interval {low:.1%} to {high:.1%}).",
         text,
         f"Evaluate it:        imgclassify evaluate {model.name}",
         f"Classify pictures:  imgclassify predict --model {model.name} photo.jpg",
         "Compare trainings:  imgclassify runs",
     ]
-    _report(options, "\n".join(lines), manifest.to_dict())
+    _report(options, manifest.to_dict(), "\n".join(lines))
     return 0
 
 
@@ -205,7 +173,7 @@ def evaluate(options: argparse.Namespace) -> int:
     result = evaluate_model(model, data.x_test, data.y_test, source=data.source)
     values = {key: getattr(result, key) for key in ("source", "accuracy", "interval", "loss", "per_class")}
     values |= {"model": model.name, "pictures": len(result.labels), "confusion": result.confusion.tolist()}
-    _report(options, f"{_paint(model.name, _BOLD, sys.stdout)}: {result}", values)
+    _report(options, values, f"{model.name}: {result}")
     return 0
 
 
@@ -215,15 +183,12 @@ def _load_data(name: str, *, size: int | None = None, offline: bool = False):
     from imgclassify.data.loading import size_for
 
     data = load_dataset(name, size=size_for(name, size), offline=offline)
-    for sentence in data.skipped:
-        complain(f"left out: {sentence}")
-    if data.notice:
-        complain(data.notice)
+    complain(*(f"left out: {sentence}" for sentence in data.skipped), *filter(None, [data.notice]))
     return data
 
 
 def predict(options: argparse.Namespace) -> int:
-    """Classify the user's own pictures."""
+    """Classify your own pictures."""
     from imgclassify import ImageError, load_model
 
     files, refused = _picture_files(options.files)
@@ -232,15 +197,12 @@ def predict(options: argparse.Namespace) -> int:
         try:
             prediction = model.predict(file)
         except ImageError as error:
-            refused.append({"file": str(file), "error": str(error)})
-            complain(str(error))
+            refused.append(_refused(file, str(error)))
             continue
-        result = _as_json(str(file), prediction)
-        results.append(result | {"probabilities": dict(prediction.top(options.top))})
+        results.append(_as_json(str(file), prediction) | {"probabilities": dict(prediction.top(options.top))})
         if not options.json:
             print(f"{file}: {prediction.describe(options.top)}")
-    if options.json:
-        print_json({"model": model.name, "pictures": results, "refused": refused})
+    _report(options, {"model": model.name, "pictures": results, "refused": refused})
     return 1 if refused else 0
 
 
@@ -261,40 +223,39 @@ def _picture_files(names: list[str]) -> tuple[list[Path | str], list[dict]]:
         if others := len(inside) - len(pictures):
             complain(f"{name}: skipped {others} file{'s' * (others > 1)} not ending in {endings}.")
         if not pictures:
-            sentence = f"{name} contains no picture: expected files ending in {endings}."
-            complain(sentence)
-            refused.append({"file": name, "error": sentence})
+            refused.append(_refused(name, f"{name} contains no picture: expected files ending in {endings}."))
     return files, refused
 
 
+def _refused(file: Path | str, sentence: str) -> dict:
+    complain(sentence)
+    return {"file": str(file), "error": sentence}
+
+
 def _as_json(file: str, prediction) -> dict:
-    answer = {key: getattr(prediction, key) for key in ("label", "confidence", "probabilities")}
-    return {"file": file} | answer
+    return {"file": file} | {key: getattr(prediction, key) for key in ("label", "confidence", "probabilities")}
 
 
 def data(options: argparse.Namespace) -> int:
-    """Show which data is available, or check a folder of photos."""
+    """Show which data is available, check it, or download CIFAR-10."""
     from imgclassify.data.check import check_data
     from imgclassify.data.folders import BUILT_IN
 
     if options.name not in BUILT_IN and Path(options.name).expanduser().is_dir():
         report = check_data(options.name)
-        _report(options, str(report), report.to_dict())
-        for sentence in report.skipped:
-            complain(f"left out: {sentence}")
+        _report(options, report.to_dict(), str(report))
+        complain(*(f"left out: {sentence}" for sentence in report.skipped))
         return 1 if report.problems else 0
     data = _load_data(options.name, offline=not options.download)
-    parts = (("training", data.y_train), ("test", data.y_test))
     counts = {
-        name: {part: int((labels == number).sum()) for part, labels in parts}
+        name: {"training": int((data.y_train == number).sum()), "test": int((data.y_test == number).sum())}
         for number, name in enumerate(data.class_names)
     }
     head = f"{data.source}: {len(data.y_train):,} training and {len(data.y_test):,} test pictures"
-    rows = (f"  {name}: {count['training']:,} + {count['test']:,}" for name, count in counts.items())
-    lines = [f"{head}; fingerprint {data.fingerprint[:16]}", *rows]
+    lines = [f"{head}; fingerprint {data.fingerprint[:16]}"]
+    lines += [f"  {name}: {count['training']:,} + {count['test']:,}" for name, count in counts.items()]
     values = {key: getattr(data, key) for key in ("name", "source", "fingerprint", "skipped", "notice")}
-    values |= {"classes": counts}
-    _report(options, "\n".join(lines), values)
+    _report(options, values | {"classes": counts}, "\n".join(lines))
     return 1 if data.skipped else 0
 
 
@@ -305,26 +266,17 @@ def runs(options: argparse.Namespace) -> int:
 
     if options.delete:
         run = find_run(options.delete)
-        sure = options.yes or _confirm(f"Delete the run {run} for good?")
+        if not options.yes:  # asked on standard error, because standard output is for the result
+            print(f"Delete the run {run} for good? [y/N] ", end="", file=sys.stderr, flush=True)
+        sure = options.yes or sys.stdin.readline().strip().lower() in ("y", "yes")
         if sure:
             delete_run(run)
-        text = f"Deleted {run}." if sure else "Nothing was deleted."
-        _report(options, text, {"deleted": run if sure else None})
+        _report(options, {"deleted": run if sure else None}, f"Deleted {run}." if sure else "Nothing was deleted.")
         return 0
     comparison = compare_runs(*options.names)
     text = str(replace(comparison, problems=()))  # these are said on standard error
     if not comparison.runs and not comparison.problems:
         text = "No runs yet: `imgclassify train` makes one."
-    _report(options, text, [run.manifest.to_dict() | {"name": run.name} for run in comparison.runs])
-    for problem in comparison.problems:
-        complain(problem)
+    _report(options, [run.manifest.to_dict() | {"name": run.name} for run in comparison.runs], text)
+    complain(*comparison.problems)
     return 1 if comparison.problems else 0
-
-
-def _confirm(question: str) -> bool:
-    """Ask on standard error, because standard output is for the result; no answer means no."""
-    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
-    try:
-        return input().strip().lower() in ("y", "yes")
-    except EOFError:
-        return False

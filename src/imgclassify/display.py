@@ -1,8 +1,4 @@
-"""Display: the palette, and HTML for notebooks, widgets and the app.
-
-The colours of HTML are CSS variables that follow the theme of JupyterLab or Voila; `style.css` defines them. Figures
-use the palette in this module; in dark themes they are shown on a white card.
-"""
+"""Display: the palette of figures, and HTML for notebooks and the app, whose colours, in `style.css`, follow themes."""
 
 import base64
 import functools
@@ -11,7 +7,7 @@ import io
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from imgclassify.settings import PACKAGE
 
@@ -48,14 +44,9 @@ def picture_uri(image: np.ndarray | Image.Image) -> str:
 
 def thumbnail(image: Image.Image, side: int) -> bytes:
     """A picture as JPEG, shrunk to fit a square of `side` pixels; small ones are enlarged by a whole factor."""
-    file = io.BytesIO()
-    if max(image.size) < side:
-        times = side // max(image.size)
-        fitted = image.resize([length * times for length in image.size], Image.Resampling.NEAREST)
-    else:
-        fitted = image.copy()
-        fitted.thumbnail((side, side))
-    fitted.save(file, format="JPEG", quality=85)
+    times, file = side // max(image.size), io.BytesIO()
+    small = ImageOps.scale(image, times, Image.Resampling.NEAREST) if times else ImageOps.contain(image, (side, side))
+    small.save(file, format="JPEG", quality=85)
     return file.getvalue()
 
 

@@ -1,19 +1,7 @@
-"""Progress: lines in a terminal, or one display in a notebook that is emptied at the end.
-
-All progress of the package is shown through this module.
-"""
+"""Progress: the only progress display, lines in a terminal or one display in a notebook that is emptied at the end."""
 
 import sys
 import time
-
-
-def _in_notebook() -> bool:
-    """Whether this code runs in a Jupyter kernel, whose front end can update a display in place."""
-    if "IPython" not in sys.modules:
-        return False
-    from IPython import get_ipython
-
-    return getattr(get_ipython(), "kernel", None) is not None
 
 
 def format_seconds(seconds: float) -> str:
@@ -29,18 +17,17 @@ def format_seconds(seconds: float) -> str:
 class Progress:
     """Shows how far a long task is; use it in a `with` block.
 
-    In a terminal, lines go to standard error: `log` adds one, `update` overwrites the last (a pipe or a
-    file gets such a temporary line only every 15 seconds). In a notebook, all lines are in one display,
-    which is emptied at the end, so that none of them is saved in the notebook. `say` is for a sentence
-    that must stay.
+    In a terminal, lines go to standard error: `log` adds one, `update` overwrites the last (a pipe or a file gets such
+    a temporary line only every 15 seconds). In a notebook, all lines are in one display, which is emptied at the end,
+    so that none of them is saved in the notebook. `say` is for a sentence that must stay.
 
     Args:
         enabled: If False, only the sentences given to `say` are shown.
     """
 
     def __init__(self, enabled: bool = True):
-        self._enabled = enabled
-        self._notebook = _in_notebook()
+        self._enabled, ipython = enabled, sys.modules.get("IPython")
+        self._notebook = ipython is not None and getattr(ipython.get_ipython(), "kernel", None) is not None
         self._handle = None
         self._lines: list[str] = []
         self._passing = False  # the last line in the terminal is to be overwritten
@@ -53,8 +40,7 @@ class Progress:
     def __exit__(self, *exception) -> None:
         if self._handle is not None:
             self._handle.update({}, raw=True)
-        elif self._passing:
-            self._write("\r\x1b[K")
+        self._write("")
 
     def log(self, line: str) -> None:
         """Add a line that stays until the task is done."""
@@ -64,7 +50,7 @@ class Progress:
         if self._notebook:
             self._show(self._lines)
         else:
-            self._keep(line)
+            self._write(line + "\n")
 
     def update(self, line: str) -> None:
         """Show a line that the next one replaces; cheap enough to call for every batch."""
@@ -76,8 +62,7 @@ class Progress:
         if self._notebook:
             self._show([*self._lines, line])
         elif terminal:
-            self._write(f"\r{line}\x1b[K")
-            self._passing = True
+            self._write(f"\r{line}\x1b[K", passing=True)
         else:
             self._write(line + "\n")
 
@@ -88,7 +73,7 @@ class Progress:
 
             display({"text/plain": sentence}, raw=True)
         else:
-            self._keep(sentence)
+            self._write(sentence + "\n")
 
     def _show(self, lines: list[str]) -> None:
         from IPython.display import display
@@ -99,11 +84,7 @@ class Progress:
         else:
             self._handle.update(bundle, raw=True)
 
-    def _keep(self, line: str) -> None:
-        self._write(("\r\x1b[K" if self._passing else "") + line + "\n")
-        self._passing = False
-
-    @staticmethod
-    def _write(text: str) -> None:
-        sys.stderr.write(text)
-        sys.stderr.flush()
+    def _write(self, text: str, *, passing: bool = False) -> None:
+        over = "\r\x1b[K" if self._passing and not passing else ""
+        self._passing = passing
+        print(over + text, end="", file=sys.stderr, flush=True)

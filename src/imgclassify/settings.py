@@ -1,7 +1,4 @@
-"""Settings: the environment variables, and the folders that depend on them.
-
-This is the only module that reads the project's environment variables, `IMGCLASSIFY_<NAME>`. docs/data.md lists them.
-"""
+"""Settings: the environment variables, which only this module reads, and folders; docs/data.md lists the variables."""
 
 import atexit
 import functools
@@ -9,6 +6,8 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+
+import platformdirs
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -30,8 +29,6 @@ def short_mode() -> bool:
 
 def cache_dir() -> Path:
     """Folder for converted data sets: `IMGCLASSIFY_CACHE_DIR`, else the user's cache folder. Not created."""
-    import platformdirs
-
     return Path(setting("CACHE_DIR") or platformdirs.user_cache_dir("imgclassify", appauthor=False)).expanduser()
 
 
@@ -51,20 +48,13 @@ def artifacts_dir() -> Path:
         return Path(chosen).expanduser()
     if short_mode():
         return _temporary_artifacts()
-    if (project := _project_artifacts()) is not None:
-        return project
-    import platformdirs
-
-    return Path(platformdirs.user_data_dir("imgclassify", appauthor=False)) / "artifacts"
+    return _project_artifacts() or Path(platformdirs.user_data_dir("imgclassify", appauthor=False)) / "artifacts"
 
 
 def model_dirs() -> list[Path]:
     """Folders searched for trained models, in this order: `artifacts_dir()`, then the folder of the shipped models."""
-    folders = [artifacts_dir()]
-    shipped = shipped_dir()
-    if shipped is not None and shipped.resolve() != folders[0].resolve():
-        folders.append(shipped)
-    return folders
+    own, shipped = artifacts_dir(), shipped_dir()
+    return [own] if shipped is None or shipped.resolve() == own.resolve() else [own, shipped]
 
 
 def shipped_dir() -> Path | None:
@@ -76,10 +66,9 @@ def shipped_dir() -> Path | None:
 
 def _project_artifacts() -> Path | None:
     """`artifacts/` of the project that contains the working folder, or else the source tree; None outside a project."""
-    for start in (Path.cwd(), PACKAGE):
-        for folder in (start, *start.parents):
-            if (folder / "artifacts").is_dir() and (folder / "src" / "imgclassify").is_dir():
-                return folder / "artifacts"
+    for folder in (Path.cwd(), *Path.cwd().parents, PACKAGE, *PACKAGE.parents):
+        if (folder / "artifacts").is_dir() and (folder / "src" / "imgclassify").is_dir():
+            return folder / "artifacts"
     return None
 
 

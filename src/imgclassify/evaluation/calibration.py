@@ -69,11 +69,8 @@ def at_temperatures(probabilities: np.ndarray, temperatures: Sequence[float] | n
         >>> at_temperatures(np.array([0.2, 0.8]), [1.0]).tolist()
         [0.2, 0.8]
     """
-    answers = []
-    for temperature in temperatures:
-        powers = probabilities ** (1 / temperature)
-        answers.append(powers / powers.sum(axis=-1, keepdims=True))
-    return sum(answers) / len(answers)
+    powers = [probabilities ** (1 / temperature) for temperature in temperatures]
+    return np.mean([each / each.sum(axis=-1, keepdims=True) for each in powers], axis=0)
 
 
 def _fit(views: np.ndarray, labels: np.ndarray) -> tuple[float, float]:

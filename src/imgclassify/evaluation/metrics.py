@@ -65,14 +65,11 @@ class Evaluation:
         Returns:
             Three arrays (BINS,): int64 counts, and float64 means, NaN for a range without pictures.
         """
-        which = np.minimum((np.nan_to_num(self.confidence) * BINS).astype(int), BINS - 1)
-        counts = np.bincount(which, minlength=BINS)
-        with np.errstate(invalid="ignore"):
-            confidence, accuracy = (
-                np.bincount(which, weights=values, minlength=BINS) / counts
-                for values in (self.confidence, self.correct)
-            )
-        return counts, confidence, accuracy
+        from scipy.stats import binned_statistic
+
+        sure = np.nan_to_num(self.confidence.astype(np.float64))
+        (confidence, accuracy), edges, _ = binned_statistic(sure, [sure, self.correct], bins=BINS, range=(0, 1))
+        return np.histogram(sure, edges)[0], confidence, accuracy
 
     @property
     def calibration_error(self) -> float:
@@ -96,11 +93,9 @@ class Evaluation:
 
     def most_confused(self, count: int = 5) -> list[tuple[str, str, int]]:
         """The most frequent mistakes as (true class, predicted class, how often), most frequent first."""
-        counts = self.confusion
-        np.fill_diagonal(counts, 0)
-        order = np.argsort(-counts, axis=None, kind="stable")[:count]
-        pairs = zip(*np.unravel_index(order, counts.shape), strict=True)
-        return [(self.class_names[i], self.class_names[j], int(counts[i, j])) for i, j in pairs if counts[i, j]]
+        names, counts = self.class_names, np.ndenumerate(self.confusion)
+        mistakes = [(names[true], names[said], int(n)) for (true, said), n in counts if true != said and n]
+        return sorted(mistakes, key=lambda mistake: -mistake[2])[:count]
 
     def _headline(self) -> str:
         low, high = self.interval
@@ -138,15 +133,9 @@ def wilson_interval(hits: int, count: int) -> tuple[float, float]:
 
 
 def evaluate_model(
-    model,
-    x: np.ndarray,
-    y: np.ndarray,
-    *,
-    class_names: Sequence[str] | None = None,
-    source: str = "",
-    views: int | None = None,
+    model, x: np.ndarray, y, *, class_names: Sequence[str] | None = None, source: str = "", views: int | None = None
 ) -> Evaluation:
-    """Measure a model on labelled pictures, predicting each once, as `predict_image` does.
+    """Measure a model on labelled pictures, predicting each once, as `predict_image` does; returns an `Evaluation`.
 
     Args:
         model: A `Classifier`, or a Keras model from pictures to probabilities.
@@ -155,9 +144,6 @@ def evaluate_model(
         class_names: One name per output; see `Classifier.of`.
         source: Name of the data, for titles; for instance `Dataset.source`.
         views: How many views of each picture to average; default: the number in the model's manifest.
-
-    Returns:
-        An `Evaluation`.
 
     Raises:
         ValueError: `x` and `y` do not match each other or the model.
@@ -189,11 +175,8 @@ def recorded_metrics(part: str, measured: Evaluation, single: Evaluation | None 
 
     `single` are the results with a single view, if the model averages several.
     """
-    metrics = {
-        f"{part}_accuracy": measured.accuracy,
-        f"{part}_loss": measured.loss,
-        f"{part}_calibration_error": measured.calibration_error,
-        f"{part}_interval": list(measured.interval),
-        f"{part}_pictures": len(measured.labels),
-    }
-    return metrics if single is None else metrics | {f"{part}_accuracy_without_tta": single.accuracy}
+    metrics = {name: getattr(measured, name) for name in ("accuracy", "loss", "calibration_error")}
+    metrics |= {"interval": list(measured.interval), "pictures": len(measured.labels)}
+    if single is not None:
+        metrics["accuracy_without_tta"] = single.accuracy
+    return {f"{part}_{name}": value for name, value in metrics.items()}

@@ -1,8 +1,6 @@
 """Model files: read and write a network and its manifest."""
 
-import contextlib
 import os
-from collections.abc import Iterator
 from dataclasses import replace as with_changes
 from pathlib import Path
 
@@ -10,7 +8,7 @@ from imgclassify import backend
 from imgclassify.atomic import replacing
 from imgclassify.data.download import file_sha256
 from imgclassify.models.networks import with_temperatures
-from imgclassify.runs.manifest import Manifest, ModelFileError, manifest_path, manifest_text, read_manifest
+from imgclassify.runs.manifest import Manifest, ModelFileError, manifest_path, read_manifest, strict_json
 from imgclassify.runs.safety import UnsafeModelError, check_file, check_network
 
 MODEL_SUFFIXES = (".keras", ".h5")
@@ -44,13 +42,9 @@ def read_model(path: Path) -> tuple[object, Manifest]:
     except (MemoryError, PermissionError):
         raise
     except Exception as error:  # Keras, h5py and zipfile raise many kinds for a damaged file
-        version = manifest.versions.get("keras")
-        written = f", written with Keras {version}" if version else ""
-        first_line = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-        raise ModelFileError(
-            f"{path} cannot be loaded with Keras {keras.__version__}{written}: "
-            f"it is damaged or of another version. ({first_line})"
-        ) from error
+        written = f", written with Keras {manifest.versions['keras']}" if "keras" in manifest.versions else ""
+        why = f"it is damaged or of another version. ({type(error).__name__}: {error}".splitlines()[0][:240]
+        raise ModelFileError(f"{path} cannot be loaded with Keras {keras.__version__}{written}: {why})") from error
     if manifest.outside_temperatures:
         network = with_temperatures(network, manifest.outside_temperatures)
         manifest = with_changes(manifest, outside_temperatures=())
@@ -74,14 +68,20 @@ def write_model(network, manifest: Manifest, path: str | os.PathLike, *, replace
     Raises:
         ModelFileError: The file exists and `replace` is False, or has another suffix.
     """
+    from absl import logging
+
     path = check_target(path, replace=replace)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Both are written before either takes its place; only a crash between the two replacements can part them.
     with replacing(manifest_path(path)) as text, replacing(path) as part:
-        with _absl_quiet():  # .h5 is Keras' older format, and chosen on purpose
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity(logging.ERROR)  # .h5 is Keras' older format, and chosen on purpose
+        try:
             network.save(part, include_optimizer=False)
+        finally:
+            logging.set_verbosity(verbosity)
         manifest = with_changes(manifest, sha256=file_sha256(part))
-        text.write_text(manifest_text(manifest), encoding="utf-8")
+        text.write_text(strict_json(manifest) + "\n", encoding="utf-8")
     return manifest
 
 
@@ -91,18 +91,5 @@ def check_target(path: str | os.PathLike, *, replace: bool = False) -> Path:
     if path.suffix not in MODEL_SUFFIXES:
         raise ModelFileError(f"A model file ends in {' or '.join(MODEL_SUFFIXES)}. Received: {path}")
     if path.exists() and not replace:
-        advice = "pass replace=True, or choose another name"
-        raise ModelFileError(f"{path} exists already and is not overwritten: {advice}.")
+        raise ModelFileError(f"{path} exists already and is not overwritten: use replace=True, or choose another name.")
     return path
-
-
-@contextlib.contextmanager
-def _absl_quiet() -> Iterator[None]:
-    from absl import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)

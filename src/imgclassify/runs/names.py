@@ -9,7 +9,7 @@ from pathlib import Path
 
 from imgclassify.recipes import RECIPES
 from imgclassify.runs.files import MODEL_SUFFIXES
-from imgclassify.runs.manifest import ModelFileError, read_manifest
+from imgclassify.runs.manifest import Manifest, ModelFileError, read_manifest
 from imgclassify.settings import artifacts_dir, model_dirs
 
 BEST, LATEST = "best", "latest"
@@ -25,9 +25,9 @@ def published_name(recipe: str = "baseline", dataset: str = "cifar10") -> str:
         >>> published_name("fast", "digits")
         'digits_fast.keras'
     """
-    if dataset == "cifar10" and recipe == "baseline":
+    if (recipe, dataset) == ("baseline", "cifar10"):
         return "cifar10_model.h5"
-    return f"{dataset}_model.keras" if recipe == "baseline" else f"{dataset}_{recipe}.keras"
+    return f"{dataset}_{'model' if recipe == 'baseline' else recipe}.keras"
 
 
 def list_models() -> list[Path]:
@@ -86,10 +86,12 @@ def find_model(path_or_name: str | os.PathLike = BEST, *, dataset: str = "cifar1
     for name in (text, published_name(text, dataset), published_name(dataset=text)):
         if name in models:
             return models[name]
-    run = _run_called(text)
-    if run is not None and (runs_dir() / run / RUN_MODEL).is_file():
-        return runs_dir() / run / RUN_MODEL
+    run = None
+    with contextlib.suppress(ValueError):
+        run = find_run(text)
     if run is not None:
+        if (path := runs_dir() / run / RUN_MODEL).is_file():
+            return path
         raise ModelFileError(f"The run {run} has no model: it has not finished an epoch, or its model was removed.")
     if path.suffix in MODEL_SUFFIXES:
         raise ModelFileError(f"There is no model file {text}.{_suggestion(text, models)}")
@@ -114,43 +116,29 @@ def find_run(name: str) -> str:
     Raises:
         ValueError: There is no such run; the message suggests similar names.
     """
-    if (run := _run_called(name)) is not None:
-        return run
     names = run_names()
+    meant = [run for run in names if name in (run, LATEST)] or [run for run in names if name == short_name(run)]
+    if meant:  # the first is the newest
+        return meant[0]
     if not names:
         raise ValueError(f'There is no run "{name}": there are no runs yet.')
-    raise ValueError(
-        f'There is no run "{name}".{_suggestion(name, [*names, *map(short_name, names)])} '
-        f"The newest are: {', '.join(names[:5])}."
-    )
-
-
-def _run_called(name: str) -> str | None:
-    """Full name of the run that a name means, the newest if there are several; None if there is none."""
-    names = run_names()
-    return next((run for run in names if name == LATEST or run == name), None) or next(
-        (run for run in names if short_name(run) == name), None
-    )
+    similar = _suggestion(name, [*names, *map(short_name, names)])
+    raise ValueError(f'There is no run "{name}".{similar} The newest are: {", ".join(names[:5])}.')
 
 
 def _best_of(models: Iterable[Path]) -> Path | None:
     """The CIFAR-10 model with the highest recorded validation accuracy; models without a record come last."""
     ranked = {}
     for model in models:
-        if not model.name.startswith("cifar10_"):
-            continue
-        ranked[model] = -1.0
+        manifest = Manifest()
         with contextlib.suppress(ModelFileError):
             manifest = read_manifest(model)
-            if manifest.dataset.name != "cifar10":
-                del ranked[model]
-                continue
+        if model.name.startswith("cifar10_") and manifest.dataset.name == "cifar10":
             ranked[model] = max(-1.0, manifest.metrics.get("val_accuracy", -1.0))  # in this order, NaN comes last too
     return max(ranked, key=ranked.__getitem__, default=None)
 
 
 def _suggestion(name: str, known: Iterable[str]) -> str:
     """A sentence with the most similar names; empty if there are none."""
-    known = (each for each in known if each != name)
-    close = difflib.get_close_matches(name, list(dict.fromkeys(known)), n=3, cutoff=0.6)
+    close = difflib.get_close_matches(name, list(dict.fromkeys(each for each in known if each != name)))
     return f" Did you mean {' or '.join(close)}?" if close else ""

@@ -3,6 +3,7 @@
 import platform
 import re
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 
 from imgclassify.backend import cores, tensorflow
@@ -14,19 +15,15 @@ def describe_machine() -> dict[str, object]:
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists() and (found := re.search(r"^model name\s*:(.*)", cpuinfo.read_text(), re.MULTILINE)):
         processor = found[1].strip()
-    tf = tensorflow()
-    gpus = [
-        tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
-        for gpu in tf.config.list_physical_devices("GPU")
-    ]
+    config = tensorflow().config
+    details = map(config.experimental.get_device_details, config.list_physical_devices("GPU"))
+    gpus = [each.get("device_name", "GPU") for each in details]
     system = f"{platform.system()} {platform.machine()}"
     return {"processor": processor, "cores": cores(), "gpus": gpus, "system": system}
 
 
 def describe_versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide the result of a training."""
-    from importlib.metadata import version
-
     packages = ("imgclassify", "tensorflow", "keras", "numpy")
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 

@@ -118,13 +118,10 @@ def list_runs() -> list[Run]:
 
 
 def compare_runs(*names: str) -> Comparison:
-    """Compare the named runs, or all of them.
+    """Compare the named runs, or all of them; returns a `Comparison`, which is shown as a table.
 
     Args:
         *names: Runs by name, with or without the time, or "latest".
-
-    Returns:
-        A `Comparison`, which is shown as a table.
 
     Raises:
         ValueError: There is no run with one of these names.
@@ -137,11 +134,8 @@ def compare_runs(*names: str) -> Comparison:
 def delete_run(name: str) -> str:
     """Delete one run's folder for good; returns its full name. Published models are not runs and stay.
 
-    Args:
-        name: With or without the time, or "latest".
-
     Raises:
-        ValueError: There is no run with this name.
+        ValueError: There is no run with this name; see `find_run`.
     """
     run = find_run(name)
     shutil.rmtree(runs_dir() / run)
@@ -154,17 +148,13 @@ def _read(names: Iterable[str]) -> tuple[list[Run], list[str]]:
     for name in names:
         folder = runs_dir() / name
         try:
-            manifest = read_manifest(folder / RUN_MODEL)
+            runs.append(Run(name, folder, read_manifest(folder / RUN_MODEL)))
         except ModelFileError as error:
             problems.append(str(error))
-            continue
-        if manifest.status != "unknown":  # there is a manifest
-            runs.append(Run(name, folder, manifest))
-    return runs, problems
+    return [run for run in runs if run.manifest.status != "unknown"], problems  # with a manifest
 
 
 def _shown(value: object) -> str:
     """A setting as a table shows it."""
-    if isinstance(value, tuple):
-        return ", ".join(f"{each:g}" for each in value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    values = value if isinstance(value, tuple) else (value,)
+    return ", ".join(f"{each:g}" if isinstance(each, float) else str(each) for each in values)

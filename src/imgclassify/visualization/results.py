@@ -10,32 +10,23 @@ from imgclassify.evaluation.metrics import BINS, Evaluation, wilson_interval
 from imgclassify.visualization.data import plot_samples
 from imgclassify.visualization.style import new_figure, percent, show_picture
 
-_COUNT_COLORS = ("#767676", "black", "white")  # in a confusion matrix: of zero, on light, on dark
-
-
-def _percent(share: float) -> str:
-    return ">99.9%" if share > 0.999 else f"{share:.1%}"
-
 
 def plot_confusion_matrix(evaluation: Evaluation) -> Figure:
     """Counts of true against predicted classes; the colour shows the share of the true class."""
+    from sklearn.metrics import ConfusionMatrixDisplay
+
     counts = evaluation.confusion
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = 0.55 * len(counts) + 2
     figure, ((axes,),) = new_figure(figsize=(size + 0.6, size - 0.3))
-    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for (row, column), count in np.ndenumerate(counts):
-        dark = shares[row, column] > 0.5
-        color = _COUNT_COLORS[0 if count == 0 else 2 if dark else 1]
-        axes.text(column, row, f"{count}", ha="center", va="center", fontsize=8, color=color)
-    places = np.arange(len(counts))
-    axes.set_xticks(places, evaluation.class_names, rotation=45, ha="right")
-    axes.set_yticks(places, evaluation.class_names)
-    source = f", {evaluation.source}" if evaluation.source else ""
-    axes.set_title(f"{evaluation.accuracy:.1%} of {len(evaluation.labels):,} right{source}")
-    axes.set(xlabel="predicted class", ylabel="true class")
+    shown = ConfusionMatrixDisplay(
+        counts / np.maximum(counts.sum(axis=1, keepdims=True), 1), display_labels=evaluation.class_names
+    ).plot(ax=axes, cmap="Blues", im_kw={"vmin": 0, "vmax": 1}, xticks_rotation="vertical", colorbar=False)
+    for text, count in zip(shown.text_.flat, counts.flat, strict=True):
+        text.set(text=f"{count}", fontsize=8, alpha=1 if count else 0.6)
+    title = f"{evaluation.accuracy:.1%} of {len(evaluation.labels):,} right, {evaluation.source}".removesuffix(", ")
+    axes.set(xlabel="predicted class", ylabel="true class", title=title)
     axes.spines[:].set_visible(False)
-    bar = figure.colorbar(picture, ax=axes, shrink=0.8, label="share of the true class")
+    bar = figure.colorbar(shown.im_, ax=axes, shrink=0.8, label="share of the true class")
     percent(bar.ax.yaxis)
     return figure
 
@@ -103,11 +94,10 @@ def plot_mistakes(images: np.ndarray, evaluation: Evaluation, *, count: int = 12
     if len(wrong) == 0:
         return None
     worst = wrong[np.argsort(-evaluation.confidence[wrong], kind="stable")][:count]
-    names = evaluation.class_names
-    titles = [
-        f"{names[evaluation.predicted[i]]} {_percent(evaluation.confidence[i])}\ntrue: {names[evaluation.labels[i]]}"
-        for i in worst
-    ]
+    names, titles = evaluation.class_names, []
+    for i in worst:
+        sure = f"{evaluation.confidence[i]:.1%}" if evaluation.confidence[i] <= 0.999 else ">99.9%"
+        titles.append(f"{names[evaluation.predicted[i]]} {sure}\ntrue: {names[evaluation.labels[i]]}")
     title = f"Most confident mistakes, {evaluation.source}"
     return plot_samples(images[worst], titles, columns=6, title=title, side=1.55)
 
@@ -124,10 +114,8 @@ def plot_model_view(picture: Picture, model=None) -> Figure:
     """
     image = decode_image(picture)
     view = prepare_image(image) if model is None else Classifier.of(model).prepare(image)
-    figure, ((left, right),) = new_figure(1, 2, figsize=(6.4, 3.3))
-    show_picture(left, np.asarray(image), "the picture")
-    show_picture(right, view, f"what the model sees: {view.shape[1]} x {view.shape[0]} pixels")
-    return figure
+    titles = ["the picture", f"what the model sees: {view.shape[1]} x {view.shape[0]} pixels"]
+    return plot_samples([np.asarray(image), view], titles, columns=2, side=3.2)
 
 
 def plot_prediction(
