@@ -5,7 +5,14 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-SHIPPED = ("cifar10_best.keras", "cifar10_best.json", "cifar10_model.h5", "cifar10_model.json")
+SHIPPED = (
+    "cifar10_best.keras",
+    "cifar10_best.json",
+    "cifar10_guided.keras",
+    "cifar10_guided.json",
+    "cifar10_model.h5",
+    "cifar10_model.json",
+)
 
 
 class BuildWithModels(build_py):

@@ -16,6 +16,7 @@ def test_the_baseline_recipe_is_as_designed():
         "frozen": "",
         "variants": 1,
         "epochs": 20,
+        "patience": 0,
         "hard_fraction": 1.0,
         "batch_size": 64,
         "optimizer": "adam",
@@ -75,8 +76,8 @@ def test_an_unknown_setting_is_refused_with_those_that_exist(name):
         ("weight_decay", -0.1, "at least 0 and below 1"),
         ("weight_decay", 1.0, "at least 0 and below 1"),
         ("size", 17, "from 18 to 1024 pixels"),
-        ("frozen", "stage1", "one of stage2, stage3, stage4, stage5, stage6, features, or empty"),
-        ("frozen", "stage5", "empty, except for efficientnet-lite0"),
+        ("frozen", "stage5", "empty, except for efficientnet-lite0, .*mobilenetv2"),
+        ("patience", -1, "at least 0"),
         ("variants", 0, "from 1 to 100"),
         ("label_smoothing", -0.1, "at least 0 and below 1"),
         ("label_smoothing", 1.0, "at least 0 and below 1"),
@@ -89,6 +90,21 @@ def test_an_unknown_setting_is_refused_with_those_that_exist(name):
 def test_values_out_of_range_are_refused_with_the_range(field, value, bound):
     with pytest.raises(ValueError, match=rf"^{field} must be {bound}\. Received: {field}={value}$"):
         get_recipe("baseline", **{field: value})
+
+
+@pytest.mark.parametrize(
+    ("architecture", "frozen", "cuts"),
+    [
+        ("efficientnet-lite0", "stage1", "stage2, stage3, stage4, stage5, stage6, features"),
+        ("mobilenetv2", "stage7", "stage2, stage3, stage4, stage5, stage6, features"),
+        ("vgg16", "stage5", "stage2, stage3, stage4, features"),
+        ("resnet50v2", "stage5", "stage2, stage3, stage4, features"),
+    ],
+)
+def test_a_cut_that_a_backbone_does_not_have_is_refused_with_those_it_has(architecture, frozen, cuts):
+    with pytest.raises(ValueError, match=f"^frozen must be one of {cuts} for {architecture}, or empty. Received: "):
+        get_recipe("photos", architecture=architecture, frozen=frozen)
+    assert get_recipe("photos", architecture=architecture, frozen="stage4").frozen == "stage4"
 
 
 def test_all_layers_but_the_last_are_frozen_only_for_logistic_regression():

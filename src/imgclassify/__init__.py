@@ -20,6 +20,7 @@ _MODULE_OF = {
     "load_model": "classifier",
     "predict_image": "classifier",
     "save_model": "classifier",
+    "find_learning_rate": "training.finder",
     "train_model": "training.train",
     "train_or_load_model": "training.publish",
     "Manifest": "runs.manifest",
@@ -29,6 +30,7 @@ _MODULE_OF = {
     "list_runs": "runs.records",
     "evaluate_model": "evaluation.metrics",
     "plot_history": "visualization",
+    "TeachBox": "widgets.teach",
     "set_seed": "backend",
 }
 

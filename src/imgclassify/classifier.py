@@ -182,9 +182,9 @@ class Classifier:
         probabilities = {self.class_names[i]: float(values[i]) for i in order}
         return Prediction(self.class_names[order[0]], float(values[order[0]]), probabilities, to_bytes(image))
 
-    def save(self, path: str | os.PathLike, *, replace: bool = False) -> "Classifier":
+    def save(self, path: str | os.PathLike, *, replace: bool = False, half: bool = False) -> "Classifier":
         """Write the network and its manifest (see `write_model`); returns the classifier as written, with its file."""
-        manifest = files.write_model(self.network, self.manifest, path, replace=replace)
+        manifest = files.write_model(self.network, self.manifest, path, replace=replace, half=half)
         return with_changes(self, manifest=manifest, file=Path(path).expanduser())
 
     def recorded(self, **changes) -> "Classifier":

@@ -1,7 +1,6 @@
 """The command line: `imgclassify run | train | evaluate | predict | data | runs`. It parses; commands.py does the rest.
 
-Exit codes: 0 success, 1 a problem that the user can fix (explained in one sentence on standard error), 2 wrong usage,
-130 interrupted.
+Exit codes: 0 success, 1 a problem that the user can fix (a sentence on standard error), 2 wrong usage, 130 interrupted.
 """
 
 import argparse
@@ -61,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     option("recipe", recipes, nargs="?")
     option("--data", f"{names} (default: cifar10)", default="cifar10", metavar="NAME")
     option("--epochs", "passes over the training pictures (default: the recipe's)", type=int)
+    option("--patience", "end after this many epochs without a lower validation loss (default: never)", type=int)
     option("--batch-size", "pictures per step (default: the recipe's)", type=int)
     option("--learning-rate", "the optimizer's initial rate (default: the recipe's)", type=float)
     option("--augmentation", "none, flip, flip+shift, flip+shift+cutout or flip+crop (default: the recipe's)")
@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
 
     option = command(commands.predict)
     option("files", "pictures, or folders of pictures", nargs="+", metavar="FILE-or-FOLDER")
-    option("--model", model, default="best")
+    option("--model", "guided (default, for photos), or any other MODEL", default="guided")
     option("--top", "how many classes to print (default: 3)", type=_bounded(int, 1, _MOST), default=3, metavar="K")
 
     option = command(commands.data)

@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     os.environ["MPLBACKEND"] = "Agg"  # no display needed
     from imgclassify import decode_image, load_model, train_or_load_model, visualization
     from imgclassify.evaluation.metrics import evaluate_model
-    from imgclassify.runs.names import runs_dir
+    from imgclassify.runs.names import FOR_PHOTOS, runs_dir
     from imgclassify.training.publish import find_published
 
     say: Callable = (lambda *words: None) if options.json else print
@@ -74,11 +74,11 @@ def run(options: argparse.Namespace) -> int:
     }
     figures["prediction"].suptitle(f"by {answering.name}", fontsize=9)
     if history.get("loss"):
-        title = f"Baseline, {baseline.manifest.dataset.source}"
-        figures["history"] = visualization.plot_history(history, title=title)
+        figures["history"] = visualization.plot_history(history, title=f"Baseline, {baseline.manifest.dataset.source}")
     written = _save_figures(data.name, figures)
     fallback = options.data == "auto" and data.name == "digits"  # of no use for photos
-    photo_model = load_model("best") if fallback and options.image else answering
+    for_photos = options.image and (fallback or data.name == "cifar10")
+    photo_model = load_model(FOR_PHOTOS) if for_photos else answering
     result["pictures"] = []
     for file in options.image:
         prediction = photo_model.predict(file)
@@ -112,7 +112,8 @@ def train(options: argparse.Namespace) -> int:
     from imgclassify.recipes import check_name, get_recipe
     from imgclassify.training.publish import find_published
 
-    chosen = {key: getattr(options, key) for key in ("epochs", "batch_size", "learning_rate", "augmentation")}
+    settings = ("epochs", "patience", "batch_size", "learning_rate", "augmentation")
+    chosen = {key: getattr(options, key) for key in settings}
     try:
         recipe = get_recipe(options.recipe or ("baseline" if options.data in OWN_SIZE else "photos"), **chosen)
         check_name(recipe.name if options.name is None else options.name)
@@ -197,11 +198,12 @@ def predict(options: argparse.Namespace) -> int:
         try:
             prediction = model.predict(file)
         except ImageError as error:
-            refused.append(_refused(file, str(error)))
+            refused.append({"file": str(file), "error": str(error)})
             continue
         results.append(_as_json(str(file), prediction) | {"probabilities": dict(prediction.top(options.top))})
         if not options.json:
             print(f"{file}: {prediction.describe(options.top)}")
+    complain(*(each["error"] for each in refused))
     _report(options, {"model": model.name, "pictures": results, "refused": refused})
     return 1 if refused else 0
 
@@ -223,13 +225,8 @@ def _picture_files(names: list[str]) -> tuple[list[Path | str], list[dict]]:
         if others := len(inside) - len(pictures):
             complain(f"{name}: skipped {others} file{'s' * (others > 1)} not ending in {endings}.")
         if not pictures:
-            refused.append(_refused(name, f"{name} contains no picture: expected files ending in {endings}."))
+            refused.append({"file": name, "error": f"{name} contains no picture: expected files ending in {endings}."})
     return files, refused
-
-
-def _refused(file: Path | str, sentence: str) -> dict:
-    complain(sentence)
-    return {"file": str(file), "error": sentence}
 
 
 def _as_json(file: str, prediction) -> dict:

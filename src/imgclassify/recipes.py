@@ -5,12 +5,11 @@ import re
 from dataclasses import asdict, dataclass, replace
 
 from imgclassify.data.augmentation import check_augmentation
-from imgclassify.models.backbones import BACKBONE, BACKBONES, CUTS, FEATURES
+from imgclassify.models.backbones import BACKBONE, BACKBONES, FEATURES
 from imgclassify.models.inference import VIEWS
 
 OPTIMIZERS = ("adam", "adamw", "muon", "logistic")
 SCHEDULES = ("constant", "linear", "cosine")
-FROZEN = ("", *CUTS, FEATURES)
 
 
 @dataclass(frozen=True)
@@ -23,8 +22,8 @@ class Recipe:
         size: Side of the square pictures that a backbone takes, in pixels; other pictures are resized. The other
             networks take pictures of any size as they are.
         frozen: The layers of a backbone up to this one keep ImageNet's weights, and what they compute is computed only
-            once for each variant of each picture: "stage2" to "stage6", or "features" for all layers but the last; ""
-            to train all layers.
+            once for each variant of each picture: "stage2" to "stage6" ("stage4" for "vgg16" and "resnet50v2"), or
+            "features" for all layers but the last; "" to train all layers.
         variants: With `frozen`, the number of random variants of each picture; every epoch takes another one of them.
         epochs: The first goes through all training pictures, the others through `hard_fraction` of them.
         hard_fraction: Share of the training pictures that each epoch after the first trains on, in whole batches:
@@ -32,6 +31,9 @@ class Recipe:
             once they are among the least certain. Based on "online batch selection" (Loshchilov and Hutter, 2015),
             which draws by rank; a later version of airbench96 (Jordan) uses a separate small network to decide which
             half is hard. Pictures with a wrong label stay hard, so they are trained on most often. 1 for all pictures.
+        patience: The training ends early when the validation loss has not fallen for this many epochs, and the weights
+            of the epoch with the lowest are kept, as with Keras' `EarlyStopping`. The schedule is that of all epochs. 0
+            to train them all and keep the last weights.
         batch_size: Pictures per step.
         optimizer: "adam" (Kingma and Ba, 2015), "adamw" (Loshchilov and Hutter, 2019), or "muon" (Jordan et al., 2024)
             for the convolutions and Adam for the rest; see `build_optimizer`. "logistic" fits the last layer only,
@@ -56,6 +58,7 @@ class Recipe:
     frozen: str = ""
     variants: int = 1
     epochs: int = 20
+    patience: int = 0
     hard_fraction: float = 1.0
     batch_size: int = 64
     optimizer: str = "adam"
@@ -72,8 +75,10 @@ class Recipe:
         object.__setattr__(self, "sizes", tuple(self.sizes))  # JSON gives a list
         check_name(self.name)
         check_augmentation(self.augmentation)
+        cuts = (*BACKBONES.get(self.architecture, ()), FEATURES)
         for field, valid, bound in (
             ("epochs", self.epochs >= 1, "at least 1"),
+            ("patience", self.patience >= 0, "at least 0"),
             ("hard_fraction", 0 < self.hard_fraction <= 1, "above 0 and at most 1"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
             ("optimizer", self.optimizer in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}"),
@@ -82,8 +87,8 @@ class Recipe:
             ("learning_rate", 0 < self.learning_rate < math.inf, "above 0 and finite"),
             ("weight_decay", 0 <= self.weight_decay < 1, "at least 0 and below 1"),
             ("size", 18 <= self.size <= 1024, "from 18 to 1024 pixels"),
-            ("frozen", self.frozen in FROZEN, f"one of {', '.join(FROZEN[1:])}, or empty"),
             ("frozen", not self.frozen or self.architecture in BACKBONES, f"empty, except for {', '.join(BACKBONES)}"),
+            ("frozen", self.frozen in ("", *cuts), f"one of {', '.join(cuts)} for {self.architecture}, or empty"),
             (
                 "frozen",
                 self.frozen != FEATURES or self.optimizer == "logistic",
@@ -167,6 +172,16 @@ RECIPES = {
         ),
         _PHOTOS,
         replace(_PHOTOS, name="head", frozen=FEATURES, variants=1, epochs=1, optimizer="logistic", augmentation="none"),
+        replace(
+            _PHOTOS,
+            name="guided",
+            architecture=f"{BACKBONE}-guided",
+            frozen=FEATURES,
+            variants=1,
+            epochs=1,
+            optimizer="logistic",
+            augmentation="none",
+        ),
         replace(_PHOTOS, name="finetune", frozen="", variants=1, epochs=10, learning_rate=3e-4),
     )
 }

@@ -142,7 +142,23 @@ def test_the_camera_classifies(page, screenshot):
     page.locator(".imgclassify-camera .rate", has_text="predictions per second").wait_for(timeout=SLOW)
     screenshot(page, "app_camera_1280")
     page.get_by_role("button", name="Stop camera").click()
-    page.get_by_text("The camera is off.").wait_for(timeout=SLOW)
+    page.get_by_text("The camera is off.").first.wait_for(timeout=SLOW)
+
+
+def test_own_classes_are_taught_without_code_and_without_paths_of_this_computer(page, screenshot):
+    title = page.get_by_text("Teach your own classes")
+    title.click()
+    box = page.locator(".imgclassify-teach")
+    box.get_by_label("Class", exact=True).first.fill("cup")
+    box.get_by_role("button", name="Add class").click()
+    box.get_by_text("Photos of cup", exact=True).wait_for(timeout=SLOW)
+    assert box.get_by_label("Folder", exact=True).count() == 0
+    assert box.get_by_role("button", name="Train", exact=True).is_disabled()
+    assert box.get_by_text("two classes with at least two photos each").is_visible()
+    box.scroll_into_view_if_needed()
+    screenshot(page, "app_teach_1280")
+    title.click()
+    box.wait_for(state="hidden", timeout=SLOW)
 
 
 def test_a_computer_without_a_camera_is_told_so(chromium, app, screenshot):

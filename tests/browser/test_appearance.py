@@ -43,6 +43,26 @@ many""",
     "zone": """
 from imgclassify.widgets.dropzone import DropZone
 DropZone(lambda *_: None, label="Photos of a class with quite a long name", folder=True)""",
+    "teach": """
+import io
+from PIL import Image
+from imgclassify.widgets.teach import TeachBox
+teach = TeachBox()
+for name, color in (("a rather long name", (200, 40, 40)), ("leaf", (40, 160, 60))):
+    teach.new_class.value = name
+    teach.add.click()
+    for i in range(13):
+        file = io.BytesIO()
+        noise = np.random.default_rng(i).integers(0, 60, (90, 120, 3)) + np.array(color) // 2
+        Image.fromarray(noise.astype(np.uint8)).save(file, "JPEG")
+        teach.album.add(name, f"{i}.jpg", file.getvalue())
+teach._changed()
+teach.train.click()
+assert teach.wait(240)
+teach._on_try("new.jpg", file.getvalue())
+teach.cards["leaf"].delete.click()
+teach.cards["leaf"].title.value = "a/b"
+teach""",
     "card": "model",
     "prediction": "model.answer(np.zeros((32, 32, 3), np.uint8))",
     "table": "compare_runs()",
@@ -150,7 +170,7 @@ FOCUS = """() => {
 }"""
 
 
-@pytest.mark.parametrize("name", ["upload", "panel", "camera", "zone"])
+@pytest.mark.parametrize("name", ["upload", "panel", "camera", "zone", "teach"])
 def test_every_control_is_reached_by_keyboard_and_shows_its_focus(page, name):
     root = roots(page)[name]
     root.scroll_into_view_if_needed(timeout=SLOW)

@@ -198,7 +198,7 @@ FAILURES = {
     "404": (status(404), "answered 404 Not Found"),
     "500": (status(500), "answered 500 Internal Server Error"),
     "web page": (html, "answered with a web page"),
-    "other bytes": (other_bytes, "sent another file (SHA-256 "),
+    "other bytes": (other_bytes, "sent another file (checksum "),
     "silent": (silent, "did not answer within "),
     "dripping headers": (dripping_headers, "did not answer within 1 s"),
     "stalls midway": (stalls_midway, "stopped sending"),

@@ -410,6 +410,68 @@ def test_an_interrupt_between_training_and_calibration_loses_no_weights(tiny, qu
     assert measured.loss == pytest.approx(manifest.history["val_loss"][0], rel=0.02)  # trained in lower precision
 
 
+# --- early stopping ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def decide(tiny, monkeypatch):
+    """`decide(1.0, 0.5, ...)`: the validation losses of the epochs to come, whatever the networks say."""
+
+    def decide(*losses: float) -> None:
+        upcoming, labels = iter(losses), tiny.y_train[tiny.validation_split(0.2, 0)[1]]
+
+        def measured(network, x, **_):
+            certainty = np.exp(-next(upcoming))
+            return np.where(labels[:, None] == np.arange(3), certainty, (1 - certainty) / 2).astype(np.float32)
+
+        monkeypatch.setattr("imgclassify.training.train.predict_probabilities", measured)
+
+    return decide
+
+
+def test_with_patience_a_training_ends_early_and_keeps_the_weights_with_the_lowest_validation_loss(
+    tiny, quick, decide, capsys
+):
+    settings = quick | {"precision": "float32"}
+    expected = train_model("baseline", tiny, **settings | {"epochs": 3})[0].network.get_weights()
+    decide(1.0, 0.9, 0.7, 0.8, 0.75, 0.1)
+    model, history = train_model("baseline", tiny, **settings | {"epochs": 20, "patience": 2})
+    np.testing.assert_allclose(history["val_loss"], [1.0, 0.9, 0.7, 0.8, 0.75], rtol=1e-5)
+    assert (model.manifest.status, model.manifest.recipe.patience, model.manifest.recipe.epochs) == ("complete", 2, 20)
+    assert load_model(model.manifest.run).manifest.history == history
+    for weight, again in zip(model.network.get_weights(), expected, strict=True):
+        np.testing.assert_allclose(weight, again, atol=1e-6)
+    assert capsys.readouterr().err.endswith(
+        "Stopped after 5 of 20 epochs, because the validation loss has not fallen for 2; the weights of epoch 3, the "
+        f"best so far, are kept as the run {model.manifest.run}.\n"
+    )
+
+
+def test_with_patience_the_best_weights_are_kept_even_if_it_is_never_exhausted(tiny, quick, decide, capsys):
+    settings = quick | {"precision": "float32"}
+    expected = train_model("baseline", tiny, **settings | {"epochs": 2})[0].network.get_weights()
+    decide(1.0, 0.6, 0.7)
+    model, history = train_model("baseline", tiny, **settings | {"epochs": 3, "patience": 1})
+    assert len(history["loss"]) == 3
+    assert "Stopped" not in capsys.readouterr().err
+    for weight, again in zip(model.network.get_weights(), expected, strict=True):
+        np.testing.assert_allclose(weight, again, atol=1e-6)
+
+
+def test_without_patience_all_epochs_are_trained(tiny, quick, decide):
+    decide(0.1, 0.9, 0.9, 0.9)
+    assert len(train_model("baseline", tiny, **quick | {"epochs": 4})[1]["loss"]) == 4
+
+
+def test_a_schedule_is_that_of_all_epochs_even_if_the_training_ends_early(tiny, quick, decide):
+    settings = quick | {"schedule": "linear", "epochs": 6, "precision": "float32"}
+    decide(*[0.5] * 12)
+    _, whole = train_model("baseline", tiny, **settings)
+    _, ended = train_model("baseline", tiny, **settings, patience=3)
+    assert len(ended["loss"]) == 4
+    np.testing.assert_allclose(ended["loss"], whole["loss"][:4], rtol=1e-5)
+
+
 # --- variants ------------------------------------------------------------------------------------
 
 

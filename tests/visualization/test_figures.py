@@ -13,7 +13,9 @@ from imgclassify.evaluation.metrics import BINS, Evaluation, evaluate_model
 from imgclassify.models.networks import build_model
 from imgclassify.runs.manifest import DataRecord, Manifest
 from imgclassify.runs.records import Run
+from imgclassify.training.finder import LearningRates
 
+LEARNING_RATES = LearningRates(np.geomspace(1e-6, 1, 5), np.ones(5), np.ones(5), 1e-3, 1e-2, True)
 HISTORY = {
     "loss": [2.0, 1.5, 1.2],
     "accuracy": [0.3, 0.4, 0.5],
@@ -85,6 +87,7 @@ def test_every_figure_is_on_white_whatever_the_notebooks_settings(tiny, tiny_mod
             "plot_data_check": v.plot_data_check(DataReport("pets", {"cat": {"train": 3}}, ((1, 1),) * 3, (), (), ())),
             "plot_history": v.plot_history(HISTORY),
             "plot_learning_curve": v.plot_learning_curve({1000: [0.5]}),
+            "plot_learning_rates": v.plot_learning_rates(LEARNING_RATES),
             "plot_mean_images": v.plot_mean_images(tiny),
             "plot_mistakes": v.plot_mistakes(pictures, evaluation),
             "plot_model_view": v.plot_model_view(pictures[0]),

@@ -97,7 +97,7 @@ def fetch(
                 if (received := digest(part)) != sha256:
                     part.unlink()
                     if not continued:  # otherwise the earlier part may be wrong: try again from the start
-                        found = f"SHA-256 {received[:12]}..., expected {sha256[:12]}..."
+                        found = f"checksum {received[:12]}..., expected {sha256[:12]}..."
                         raise DownloadError(f"sent another file ({found})")
             part.replace(destination)
             return destination

@@ -13,10 +13,16 @@ from imgclassify.data.download import file_sha256
 from imgclassify.models.weights import read_weights
 
 BACKBONE = "efficientnet-lite0"
-BACKBONES = (BACKBONE,)
 SIZES = (96, 288)  # smallest and largest side of its pictures, in pixels
 FEATURES = "features"  # name of the layer whose output the classes are computed from
 CUTS = tuple(f"stage{number}" for number in range(2, 7))  # names of the layers at which these stages end
+BACKBONES = {  # and their cuts
+    BACKBONE: CUTS,
+    f"{BACKBONE}-guided": (),
+    "vgg16": CUTS[:3],
+    "resnet50v2": CUTS[:3],
+    "mobilenetv2": CUTS,
+}
 
 # Repetitions, side of the kernel, stride, expansion and filters of each stage (Tan and Le, 2019, table 1).
 _STAGES = (
@@ -53,12 +59,7 @@ def build_lite0(input_shape: tuple[int, int, int], num_classes: int):
     Raises:
         ValueError: The size is out of range, or the package with the weights is missing or damaged.
     """
-    size = input_shape[0]
-    if input_shape != (size, size, 3) or not SIZES[0] <= size <= SIZES[1]:
-        raise ValueError(
-            f"{BACKBONE} takes square RGB pictures of {SIZES[0]} to {SIZES[1]} pixels. "
-            f"Received: input_shape={input_shape}"
-        )
+    check_size(BACKBONE, input_shape, SIZES[0])
     layers = backend.keras().layers
     inputs = layers.Input(input_shape)
     convolve = functools.partial(_convolution, _lite0_weights())
@@ -77,13 +78,28 @@ def build_lite0(input_shape: tuple[int, int, int], num_classes: int):
                 x = layers.Add(name=f"stage{stage}" if repeat == repeats - 1 else None)([start, x])
             block += 1
     x = convolve(x, "_conv_head", "_bn1", filters=1280)
-    x = layers.GlobalAveragePooling2D(name=FEATURES)(x)
-    x = layers.Dropout(0.2)(x)
-    last = layers.Dense(num_classes, activation="softmax", kernel_initializer="zeros", name="classes")
-    network = backend.keras().Model(inputs, last(x), name=BACKBONE)
+    network = add_classes(inputs, x, num_classes, BACKBONE)
     if num_classes == len(imagenet_class_names()):
-        last.set_weights([_lite0_weights()["_fc.weight"].T, _lite0_weights()["_fc.bias"]])
+        network.layers[-1].set_weights([_lite0_weights()["_fc.weight"].T, _lite0_weights()["_fc.bias"]])
     return network
+
+
+def check_size(architecture: str, input_shape: tuple[int, int, int], smallest: int) -> None:
+    """Raise `ValueError` for a shape that is not (size, size, 3), from the smallest size to the largest."""
+    size = input_shape[0]
+    if input_shape != (size, size, 3) or not smallest <= size <= SIZES[1]:
+        raise ValueError(
+            f"{architecture} takes square RGB pictures of {smallest} to {SIZES[1]} pixels. "
+            f"Received: input_shape={input_shape}"
+        )
+
+
+def add_classes(inputs, maps, num_classes: int, name: str):
+    """A network that ends, after these maps, in their means at `FEATURES`, dropout and a last layer of zeros."""
+    layers = backend.keras().layers
+    features = layers.Dropout(0.2)(layers.GlobalAveragePooling2D(name=FEATURES)(maps))
+    last = layers.Dense(num_classes, activation="softmax", kernel_initializer="zeros", name="classes")
+    return backend.keras().Model(inputs, last(features), name=name)
 
 
 @functools.cache

@@ -56,7 +56,7 @@ def _fast_layer(layer, precision: str, towers: int, **changes):
     keras, kind, config = backend.keras(), type(layer), layer.get_config() | changes | {"dtype": precision}
     if kind is keras.layers.DepthwiseConv2D:  # its gradient in bfloat16 halves the speed of the whole network
         config["dtype"] = "float32"
-    if kind is keras.layers.BatchNormalization:
+    if kind is keras.layers.BatchNormalization and layer.trainable:  # else its statistics stay as they are
         kind = _fused_batch_normalization()
         config["momentum"] **= 1 / towers
     # In a kernel's gradient, the input channels act as the batch: a picture's three are too few.

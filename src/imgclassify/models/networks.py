@@ -1,5 +1,6 @@
 """Networks: the architectures, from float32 pictures in [0, 1] to one probability per class."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,7 +8,9 @@ import numpy as np
 
 from imgclassify import backend
 from imgclassify.data.images import scale_pixels
+from imgclassify.models.applications import APPLICATIONS, build_application
 from imgclassify.models.backbones import BACKBONE, build_lite0
+from imgclassify.models.guided import GUIDED, build_guided
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ PREPROCESSING = {
     "baseline": Preprocessing(32),
     "airbench": Preprocessing(32),
     BACKBONE: Preprocessing(224, crop=0.875),  # for its own classes, as its accuracy was published
+    **dict.fromkeys((GUIDED, *APPLICATIONS), Preprocessing(224)),
 }
 
 
@@ -49,17 +53,21 @@ def build_model(
     except after the whitening, where it is ReLU.
 
     "efficientnet-lite0": a backbone with ImageNet's weights, for photos; see `build_lite0`.
+    "efficientnet-lite0-guided": the same for photos of CIFAR-10's classes; see `build_guided`.
+
+    "vgg16", "resnet50v2", "mobilenetv2": other backbones, whose weights are downloaded; see `build_application`.
 
     Args:
-        architecture: "baseline", "airbench" or "efficientnet-lite0".
-        input_shape: Height, width and channels of a picture, in pixels; at least 18 x 18, for a backbone 96 x 96.
+        architecture: One of these names.
+        input_shape: Height, width and channels of a picture, in pixels; at least 18 x 18, for "efficientnet-lite0"
+            96 x 96, for the other backbones 32 x 32.
         num_classes: Number of classes, at least 2.
 
     Returns:
         A `keras.Model` from float32 pictures (N, *input_shape) in [0, 1] to probabilities (N, num_classes).
 
     Raises:
-        ValueError: The architecture is unknown, or a number is out of range.
+        ValueError: The architecture is unknown, a number is out of range, or a backbone's weights are missing.
 
     Example:
         >>> build_model().count_params()
@@ -131,7 +139,8 @@ def _airbench(input_shape: tuple[int, int, int], num_classes: int):
     return keras.Model(inputs, outputs, name="airbench")
 
 
-_ARCHITECTURES = {"baseline": _baseline, "airbench": _airbench, BACKBONE: build_lite0}
+_ARCHITECTURES = {"baseline": _baseline, "airbench": _airbench, BACKBONE: build_lite0, GUIDED: build_guided}
+_ARCHITECTURES |= {name: functools.partial(build_application, name) for name in APPLICATIONS}
 
 
 def whiten(model, pictures: np.ndarray) -> None:

@@ -1,8 +1,12 @@
 """Model files: read and write a network and its manifest."""
 
+import io
 import os
+import zipfile
 from dataclasses import replace as with_changes
 from pathlib import Path
+
+import numpy as np
 
 from imgclassify import backend
 from imgclassify.atomic import replacing
@@ -53,7 +57,9 @@ def read_model(path: Path) -> tuple[object, Manifest]:
     return network, manifest
 
 
-def write_model(network, manifest: Manifest, path: str | os.PathLike, *, replace: bool = False) -> Manifest:
+def write_model(
+    network, manifest: Manifest, path: str | os.PathLike, *, replace: bool = False, half: bool = False
+) -> Manifest:
     """Write a network and its manifest, each whole or not at all.
 
     Args:
@@ -61,6 +67,7 @@ def write_model(network, manifest: Manifest, path: str | os.PathLike, *, replace
         manifest: What is known of it.
         path: A `.keras` or `.h5` file; its folder is created. The manifest goes beside it as `.json`.
         replace: Whether an existing file may be overwritten.
+        half: Whether weights are stored as float16, in half the space; for `.keras`. They load as float32, rounded.
 
     Returns:
         The manifest as written, with the file's SHA-256.
@@ -80,9 +87,33 @@ def write_model(network, manifest: Manifest, path: str | os.PathLike, *, replace
             network.save(part, include_optimizer=False)
         finally:
             logging.set_verbosity(verbosity)
+        if half:
+            _halve(part)
         manifest = with_changes(manifest, sha256=file_sha256(part))
         text.write_text(strict_json(manifest) + "\n", encoding="utf-8")
     return manifest
+
+
+def _halve(path: Path) -> None:
+    """Store the float32 weights of a `.keras` file as float16."""
+    import h5py
+
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    weights, smaller = "model.weights.h5", io.BytesIO()
+    with h5py.File(io.BytesIO(members[weights])) as full, h5py.File(smaller, "w") as half:
+
+        def copy(name: str, item) -> None:
+            if isinstance(item, h5py.Group):
+                half.require_group(name).attrs.update(item.attrs)
+            else:
+                half.create_dataset(name, data=item[()].astype(np.float16) if item.dtype == np.float32 else item[()])
+
+        full.visititems(copy)
+    members[weights] = smaller.getvalue()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, member in members.items():
+            archive.writestr(name, member)
 
 
 def check_target(path: str | os.PathLike, *, replace: bool = False) -> Path:

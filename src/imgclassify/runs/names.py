@@ -13,6 +13,7 @@ from imgclassify.runs.manifest import Manifest, ModelFileError, read_manifest
 from imgclassify.settings import artifacts_dir, model_dirs
 
 BEST, LATEST = "best", "latest"
+FOR_PHOTOS = "guided"  # what answers by default where a person brings a photo
 IMAGENET = "imagenet"  # a model that is built, not read; no file
 RUN_MODEL = "model.keras"  # in the folder of a run
 _STAMP = r"\d{8}-\d{6}-"  # the beginning of a run's name: date and time

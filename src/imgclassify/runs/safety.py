@@ -68,8 +68,7 @@ def check_file(path: Path) -> None:
         config = json.loads(text)
         if isinstance(config, dict):
             config.pop("compile_config", None)  # the optimizer and the loss, which Keras is told not to read
-        classes = _check_classes(config)
-        if classes > _MOST_CLASSES:
+        if (classes := _check_classes(config)) > _MOST_CLASSES:
             raise UnsafeModelError(f"has {classes:,} layers and parts: at most {_MOST_CLASSES:,} are accepted")
         elements = _check_weights(weights)
     _check_size(config, elements)

@@ -53,7 +53,8 @@ def train_model(
 
     An interrupt (Ctrl-C, or Interrupt in a notebook) or `stop` ends the training early: the run and the
     returned classifier then have the weights of the epoch with the best validation accuracy so far, and
-    `manifest.status` is "interrupted". Otherwise they have the last epoch's weights, and the status is "complete".
+    `manifest.status` is "interrupted". Otherwise the status is "complete", and they have the last epoch's weights, or
+    those that `Recipe.patience` keeps when it ends the training early.
     An interrupt during calibration is raised; the run then has the uncalibrated model, with the status
     "interrupted". After an error, the run also keeps the best weights so far, with the status "failed". The model
     is calibrated on the validation pictures; see `calibrate`.
@@ -86,14 +87,14 @@ def train_model(
         DivergedError: The loss is not finite, as with too high a learning rate; the run is "failed".
         MemoryError: A batch does not fit into the (graphics) memory.
     """
-    recipe = _in_short_mode(get_recipe(recipe, **settings))
+    recipe = in_short_mode(get_recipe(recipe, **settings))
     data = as_dataset(data, size=recipe.size)
     check_name(recipe.name if name is None else name)
     precision = backend.choose_precision(precision)
-    rows = _split(data, recipe, share, seed)
+    rows = split_rows(data, recipe, share, seed)
 
     backend.set_seed(seed)
-    classifier = Classifier.of(_new_network(recipe, data, rows[0]), data.class_names).recorded(
+    classifier = Classifier.of(new_network(recipe, data, rows[0]), data.class_names).recorded(
         **_new_record(recipe, data, *map(len, rows)), seed=seed, share=share, precision=precision
     )
     pictures, (train_rows, val_rows) = classifier.fitting(data.x_train), rows
@@ -103,7 +104,7 @@ def train_model(
     listeners = [lambda history: write_manifest(path, replace(classifier.manifest, history=history))]
     listeners += [on_epoch_end] if on_epoch_end else []
     with progress or Progress() as progress:
-        watch = Watch(recipe.epochs, progress, stop=stop, listeners=listeners)
+        watch = Watch(recipe.epochs, progress, stop=stop, patience=recipe.patience, listeners=listeners)
         training = pictures, data.y_train, train_rows
         prepare = functools.partial(prepare_job, classifier.network, recipe, training, held_out, seed=seed)
         status, error = _fit(prepare, functools.partial(_start, recipe, precision), watch)
@@ -114,8 +115,8 @@ def train_model(
             _keep_what_there_is(classifier, path, held_out, watch)
             raise _in_words(error, recipe) from error
         classifier = _keep(classifier, path, held_out, progress)
-        if status == "interrupted":
-            progress.say(_how_it_was_stopped(watch, recipe, run))
+        if status == "interrupted" or watch.ended_early:
+            progress.say(_how_it_ended(watch, recipe, run))
     return classifier, watch.history
 
 
@@ -154,13 +155,14 @@ def train_variants(
     return manifests
 
 
-def _in_short_mode(recipe: Recipe) -> Recipe:
+def in_short_mode(recipe: Recipe) -> Recipe:
+    """The recipe, in short mode with few epochs and variants."""
     if not short_mode():
         return recipe
     return replace(recipe, epochs=min(recipe.epochs, _SHORT_EPOCHS), variants=min(recipe.variants, _SHORT_VARIANTS))
 
 
-def _split(data: Dataset, recipe: Recipe, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def split_rows(data: Dataset, recipe: Recipe, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows to train on and rows to validate on."""
     if not 0 < share <= 1:
         raise ValueError(f"share must be above 0 and at most 1. Received: share={share}")
@@ -173,7 +175,8 @@ def _split(data: Dataset, recipe: Recipe, share: float, seed: int) -> tuple[np.n
     return train_rows, val_rows
 
 
-def _new_network(recipe: Recipe, data: Dataset, train_rows: np.ndarray):
+def new_network(recipe: Recipe, data: Dataset, train_rows: np.ndarray):
+    """An untrained network of the recipe for this data."""
     backbone, loaded = recipe.architecture in BACKBONES, data.x_train.shape[1]
     if backbone and data.groups is not None and loaded < recipe.size:
         raise DatasetError(
@@ -229,6 +232,8 @@ def _fit(
                 )
             numbers = (loop.loss, loop.accuracy, measured.loss, measured.accuracy)
             watch.on_epoch_end(numbers, loop.network.get_weights(), loop.work_done(epoch + 1))
+            if watch.ended_early:
+                break
     except (KeyboardInterrupt, StopTraining):
         status = "interrupted"
     except Exception as caught:
@@ -272,8 +277,9 @@ def _in_words(error: Exception, recipe: Recipe) -> Exception:
     return MemoryError(f"A batch of {recipe.batch_size} pictures does not fit into memory: try batch_size={smaller}.")
 
 
-def _how_it_was_stopped(watch: Watch, recipe: Recipe, run: str) -> str:
+def _how_it_ended(watch: Watch, recipe: Recipe, run: str) -> str:
     finished = len(watch.history["loss"])
     best = f"the weights of epoch {watch.best_epoch + 1}, the best so far, are"
     kept = best if finished else "what was learned so far is"
-    return f"Stopped after {finished} of {recipe.epochs} epochs; {kept} kept as the run {run}."
+    why = f", because the validation loss has not fallen for {recipe.patience}" if watch.ended_early else ""
+    return f"Stopped after {finished} of {recipe.epochs} epochs{why}; {kept} kept as the run {run}."

@@ -18,10 +18,8 @@ from imgclassify.models.backbones import BACKBONES, FEATURES
 from imgclassify.models.inference import batch_length, predict_probabilities
 from imgclassify.recipes import Recipe
 from imgclassify.settings import cache_dir
+from imgclassify.training.features import compute_features, fit_last_layer
 
-# scikit-learn's C: with 5, 20, 80 and all photos per class, within half a point of the best of 1 to 100 on validation.
-_INVERSE_REGULARISATION = 10.0
-_NEVER = -20.0  # logit of a class without pictures
 _SMALL = 50_000_000  # bytes of activations that stay in memory
 
 
@@ -51,9 +49,10 @@ def prepare_job(
     """What is to be trained: the whole network or, with `Recipe.frozen`, the layers after the frozen ones.
 
     What the frozen layers compute (their activations) is computed once for each variant of each picture, and kept as
-    float16 in a memory-mapped temporary file; the first variant is the picture as it is. The last layer of a backbone
-    is first fitted by logistic regression, so that the layers before it do not unlearn what they know while it is still
-    random (Kumar et al., "Fine-Tuning can Distort Pretrained Features", 2022).
+    float16 in a memory-mapped temporary file; the first variant is the picture as it is. Features, which need no
+    variants, are kept for later trainings too; see `compute_features`. The last layer of a backbone is first fitted by
+    logistic regression, so that the layers before it do not unlearn what they know while it is still random (Kumar et
+    al., "Fine-Tuning can Distort Pretrained Features", 2022).
 
     Args:
         network: From `build_model`; a backbone's last layer is modified.
@@ -72,20 +71,24 @@ def prepare_job(
         return whole
     (pictures, labels, rows), (held, truth) = training, validation
     keras, cut = backend.keras(), network.get_layer(recipe.frozen or FEATURES).output
-    variants = _draw_variants(recipe, recipe.variants if recipe.frozen else 1, len(rows), seed)
-    total = len(variants) * len(rows) + len(held) * bool(recipe.frozen)
+    if recipe.frozen in ("", FEATURES):
+        total = len(rows) + len(held) * bool(recipe.frozen)
+        features = compute_features(network, pictures, rows, report=lambda done: report(done / total))
+        if not recipe.frozen:
+            fit_last_layer(network, features, labels[rows])
+            return whole
+        every = np.arange(len(held))
+        seen = compute_features(network, held, every, report=lambda done: report((len(rows) + done) / total))
+        return Job(keras.Model(cut, network.output), (features, labels[rows]), (seen, truth))
+    variants = _draw_variants(recipe, recipe.variants, len(rows), seed)
+    total = len(variants) * len(rows) + len(held)
     activations = _Activations(keras.Model(network.inputs, cut), lambda done: report(done / total))
     trained, labels = activations.compute(pictures, rows, variants), labels[rows]
-    features = trained[0]
-    if recipe.frozen not in ("", FEATURES):
-        features = predict_probabilities(keras.Model(cut, network.get_layer(FEATURES).output), features)
-    if recipe.optimizer != "logistic":
-        fit_last_layer(network, features, labels)
-    if not recipe.frozen:
-        return whole
-    learned = (features, labels) if recipe.optimizer == "logistic" else Batches(trained, labels, **options)
+    fit_last_layer(
+        network, predict_probabilities(keras.Model(cut, network.get_layer(FEATURES).output), trained[0]), labels
+    )
     seen = activations.compute(held, np.arange(len(held)), [Variations()])[0]
-    return Job(keras.Model(cut, network.output), learned, (seen, truth))
+    return Job(keras.Model(cut, network.output), Batches(trained, labels, **options), (seen, truth))
 
 
 class LogisticLoop:
@@ -116,35 +119,6 @@ class LogisticLoop:
     def work_done(self, epochs: float) -> float:
         """Share of the work that is done after this many epochs."""
         return min(1.0, epochs)
-
-
-def fit_last_layer(network, features: np.ndarray, labels: np.ndarray) -> None:
-    """Fit a network's last layer to features by logistic regression, each class with the same total weight.
-
-    The features are centred and scaled by one number, which then becomes part of the layer.
-
-    Args:
-        network: Ends in a dense layer with softmax, which is modified.
-        features: What that layer takes, (N, D).
-        labels: Class numbers, (N,). A class without pictures gets almost no probability.
-    """
-    from sklearn.linear_model import LogisticRegression
-
-    last, mean = network.layers[-1], features.mean(axis=0, dtype=np.float64)
-    present = np.unique(labels)
-    kernel, bias = np.zeros(last.kernel.shape), np.full(last.bias.shape, _NEVER)
-    if len(present) == 1:
-        bias[present] = 0
-        last.set_weights([kernel, bias])
-        return
-    scale = 1 / max(1e-6, np.sqrt(np.square(features - mean).sum(axis=1).mean()))
-    model = LogisticRegression(C=_INVERSE_REGULARISATION, class_weight="balanced", max_iter=200)
-    model.fit(((features - mean) * scale).astype(np.float32), labels)
-    slopes, offsets = model.coef_.T * scale, model.intercept_
-    if len(present) == 2:  # scikit-learn gives the difference of their logits
-        slopes, offsets = np.hstack([-slopes / 2, slopes / 2]), np.hstack([-offsets / 2, offsets / 2])
-    kernel[:, present], bias[present] = slopes, offsets - mean @ slopes
-    last.set_weights([kernel, bias])
 
 
 def _draw_variants(recipe: Recipe, variants: int, count: int, seed: int) -> list[Variations]:
@@ -217,4 +191,4 @@ class _Activations:
 
     def _vary_and_see(self, pictures, drawn: dict):
         varied = vary(pictures, Variations(**drawn))
-        return backend.tensorflow().cast(self._front(scale_pixels(varied), training=False), "float16")
+        return backend.tensorflow().saturate_cast(self._front(scale_pixels(varied), training=False), "float16")

@@ -23,14 +23,17 @@ class Watch:
         epochs: Number of epochs of the training.
         progress: Where to show the progress.
         stop: Set from another thread to end the training.
+        patience: See `Recipe.patience`.
         listeners: Called with the history after every epoch.
 
     Attributes:
         epochs: As given.
         history: One value per finished epoch for each of `HISTORY_KEYS`.
-        weights: Weights after the last finished epoch; None before the first.
-        best_weights, best_epoch: Weights of the epoch with the highest validation accuracy so far, and its number,
-            from 0.
+        weights: Weights to keep of a complete training: of the last finished epoch, with `patience` of the best one;
+            None before the first.
+        best_weights, best_epoch: Weights of the epoch with the highest validation accuracy so far, with `patience` of
+            that with the lowest validation loss, and its number, from 0.
+        ended_early: Whether the validation loss has not fallen for `patience` epochs, and more would follow.
     """
 
     def __init__(
@@ -39,23 +42,24 @@ class Watch:
         progress: Progress,
         *,
         stop: threading.Event | None = None,
+        patience: int = 0,
         listeners: Sequence[Callable[[History], None]] = (),
     ):
         self.history: History = {key: [] for key in HISTORY_KEYS}
         self.weights: list[np.ndarray] | None = None
         self.best_weights: list[np.ndarray] | None = None
         self.best_epoch = -1
+        self.ended_early = False
+        self._patience = patience
         self.began = time.monotonic()
         self.epochs, self._progress, self._stop, self._listeners = epochs, progress, stop, listeners
         self._epoch, self._epoch_began = 0, self.began
         self._first_steps: float | None = None  # time when they were done, so that tracing does not count
 
-    def on_preparation(self, done: float) -> None:
+    def on_preparation(self, done: float, what: str = "computing what the frozen layers see") -> None:
         """This share of what the epochs need is computed."""
         self.check_stop()
-        taken = time.monotonic() - self.began
-        left = f"  {format_seconds(taken / done - taken)} left" if taken > 2 and 0 < done < 1 else ""
-        self._progress.update(f"computing what the frozen layers see  {done:4.0%}{left}")
+        self._progress.update(f"{what}  {done:4.0%}{_time_left(self.began, done)}")
 
     def on_epoch_begin(self, epoch: int) -> None:
         """An epoch begins."""
@@ -71,10 +75,12 @@ class Watch:
         """An epoch is finished, with a number for each of `HISTORY_KEYS`."""
         for key, number in zip(HISTORY_KEYS, numbers, strict=True):
             self.history[key].append(number)
-        accuracies = self.history["val_accuracy"]
-        self.weights = weights
-        if self.best_weights is None or accuracies[-1] > accuracies[self.best_epoch]:
+        scores = [-loss for loss in self.history["val_loss"]] if self._patience else self.history["val_accuracy"]
+        if self.best_weights is None or scores[-1] > scores[self.best_epoch]:
             self.best_weights, self.best_epoch = weights, self._epoch
+        self.weights = self.best_weights if self._patience else weights
+        waited = self._epoch - self.best_epoch
+        self.ended_early = 0 < self._patience <= waited and self._epoch + 1 < self.epochs
         shown = "  ".join(f"{key} {self.history[key][-1]:.3f}" for key in HISTORY_KEYS)
         width, took = len(str(self.epochs)), time.monotonic() - self._epoch_began
         self._progress.log(
@@ -89,7 +95,10 @@ class Watch:
             raise StopTraining
 
     def _time_left(self, work_done: float) -> str:
-        if self._first_steps is None or not 0 < work_done < 1:
-            return ""
-        taken = time.monotonic() - self._first_steps
-        return f"  {format_seconds(taken / work_done - taken)} left" if taken > 2 else ""
+        return "" if self._first_steps is None else _time_left(self._first_steps, work_done)
+
+
+def _time_left(began: float, done: float) -> str:
+    """Time left of work of which this share is done; empty if that is not known yet."""
+    taken = time.monotonic() - began
+    return f"  {format_seconds(taken / done - taken)} left" if taken > 2 and 0 < done < 1 else ""

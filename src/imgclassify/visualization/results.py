@@ -16,8 +16,7 @@ def plot_confusion_matrix(evaluation: Evaluation) -> Figure:
     from sklearn.metrics import ConfusionMatrixDisplay
 
     counts = evaluation.confusion
-    size = 0.55 * len(counts) + 2
-    figure, ((axes,),) = new_figure(figsize=(size + 0.6, size - 0.3))
+    figure, ((axes,),) = new_figure(figsize=(0.55 * len(counts) + 2.6, 0.55 * len(counts) + 1.7))
     shown = ConfusionMatrixDisplay(
         counts / np.maximum(counts.sum(axis=1, keepdims=True), 1), display_labels=evaluation.class_names
     ).plot(ax=axes, cmap="Blues", im_kw={"vmin": 0, "vmax": 1}, xticks_rotation="vertical", colorbar=False)

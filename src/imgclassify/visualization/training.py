@@ -9,6 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from imgclassify.display import BLUE, GREY, ORANGE
 from imgclassify.runs.records import Run, group_by_data
+from imgclassify.training.finder import LearningRates
 from imgclassify.visualization.style import new_figure, percent
 
 
@@ -132,4 +133,27 @@ def plot_learning_curve(
     axes.minorticks_off()
     axes.grid(alpha=0.3)
     percent(axes.yaxis, decimals=1)
+    return figure
+
+
+def plot_learning_rates(found: LearningRates, *, title: str = "", figure: Figure | None = None) -> Figure:
+    """Loss against the learning rate of each step, on a logarithmic scale; the suggested rates are marked.
+
+    Args:
+        found: From `find_learning_rate`.
+        title: Above the panel, for instance the recipe.
+        figure: An empty figure to draw in; default: a new pyplot figure.
+    """
+    figure, ((axes,),) = new_figure(figure=figure, figsize=(7, 3.8))
+    axes.plot(found.rates, found.losses, color=GREY, alpha=0.5, linewidth=1, label="each step")
+    axes.plot(found.rates, found.smoothed, color=BLUE, label="smoothed")
+    for name, rate, marker in (("valley", found.valley, "o"), ("steepest", found.steepest, "D")):
+        loss = np.interp(rate, found.rates, found.smoothed)
+        axes.plot(rate, loss, marker, color=ORANGE, zorder=3, label=f"{name}: {rate:.1e}")
+    low, start = found.smoothed.min(), found.smoothed[0]
+    depth = start - low
+    axes.set_ylim(low - 0.3 * depth - 0.1, start + 0.8 * depth + 0.2)  # leaves out where the loss explodes
+    axes.set(xscale="log", xlabel="learning rate", ylabel="loss (cross-entropy, nats)", title=title)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, fontsize=9)
     return figure

@@ -1,6 +1,7 @@
 """Handlers: what all our widgets share."""
 
 import functools
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 
@@ -40,6 +41,24 @@ def guarded(method: Callable) -> Callable:
         return None
 
     return handler
+
+
+class Worker:
+    """Does at most one thing at a time in the background."""
+
+    def __init__(self):
+        self._thread: threading.Thread | None = None
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait, at most `timeout` seconds, for the work to end; returns whether it has."""
+        if self._thread is not None:
+            self._thread.join(timeout)
+        return self._thread is None or not self._thread.is_alive()
+
+    def begin(self, work: Callable[..., None], *arguments) -> None:
+        """Begin some work; there must be none under way."""
+        self._thread = threading.Thread(target=work, args=arguments, daemon=True)
+        self._thread.start()
 
 
 def answered(function: Callable[[], dict | None], name: str) -> dict | None:

@@ -19,9 +19,9 @@ from imgclassify.runs.records import compare_runs, delete_run, list_runs
 from imgclassify.training.train import train_model
 from imgclassify.training.watch import History
 from imgclassify.visualization import plot_history, plot_runs
-from imgclassify.widgets.handlers import guarded, row, styled
+from imgclassify.widgets.handlers import Worker, guarded, row, styled
 
-_STOPPING = "Stopping ..."
+STOPPING = "Stopping ..."
 _PANEL_SETTINGS = ("epochs", "batch_size", "learning_rate", "augmentation")  # of the recipe
 
 
@@ -40,11 +40,13 @@ class TrainingPanel(ipywidgets.VBox):
         compare, delete, confirm, keep: Buttons.
         table: `HTML` with the comparison; `overlay`: `Image` with the curves of the chosen runs.
         model, history: Of the last training.
+        wait: Waits, at most a given number of seconds, for the training to end; returns whether it has.
     """
 
     def __init__(self, data: Dataset | None = None):
         self._data, self._stop = data, threading.Event()
-        self._worker: threading.Thread | None = None
+        self._worker = Worker()
+        self.wait = self._worker.wait
         self._doomed: tuple[str, ...] = ()  # runs to delete, once that is confirmed
         self.model: Classifier | None = None
         self.history: History = {}
@@ -87,12 +89,6 @@ class TrainingPanel(ipywidgets.VBox):
         self.add_class("imgclassify")
         self._list_runs()
 
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait, at most `timeout` seconds, for the training to end; returns whether it has."""
-        if self._worker is not None:
-            self._worker.join(timeout)
-        return self._worker is None or not self._worker.is_alive()
-
     @guarded
     def _on_start(self, _button) -> None:
         if not self.wait(0):
@@ -101,14 +97,13 @@ class TrainingPanel(ipywidgets.VBox):
         self.message.value = ""
         self._busy(True)
         settings = {name: getattr(self, name).value for name in (*_PANEL_SETTINGS, "seed", "share")}
-        self._worker = threading.Thread(target=self._train, args=(self.recipe.value, settings), daemon=True)
-        self._worker.start()
+        self._worker.begin(self._train, self.recipe.value, settings)
 
     @guarded
     def _train(self, recipe: str, settings: dict) -> None:
         try:
             self.status.value = "Loading the data ..."
-            progress = _StatusProgress(self.status, self._stop)
+            progress = StatusProgress(self.status, self._stop)
             self._data = self._data or load_dataset("auto", progress=progress)
             if self._data.notice:
                 self.message.value = display.message(self._data.notice)
@@ -140,7 +135,7 @@ class TrainingPanel(ipywidgets.VBox):
     @guarded
     def _on_stop(self, _button) -> None:
         if not self.stop.disabled:  # else the click came after the end
-            self.status.value = _STOPPING
+            self.status.value = STOPPING
             self._stop.set()
 
     @guarded
@@ -190,7 +185,7 @@ class TrainingPanel(ipywidgets.VBox):
         self.stop.disabled = not busy
 
 
-class _StatusProgress(Progress):
+class StatusProgress(Progress):
     """Progress that goes to an `HTML` widget, whose traits may be set from any thread."""
 
     def __init__(self, status: ipywidgets.HTML, stop: threading.Event):
@@ -198,15 +193,17 @@ class _StatusProgress(Progress):
         self._status, self._stop, self._notebook, self._last_update = status, stop, True, float("-inf")
 
     def update(self, line: str) -> None:
+        """Show a line; raises `KeyboardInterrupt` after Stop."""
         if self._stop.is_set():  # during a download too, which cannot be stopped in any other way
             raise KeyboardInterrupt
         super().update(line)
 
     def say(self, sentence: str) -> None:
+        """Show a line."""
         self.log(sentence)
 
     def _show(self, lines: list[str]) -> None:
-        if self._status.value != _STOPPING:
+        if self._status.value != STOPPING:
             shown = reversed(lines[-2:])  # the newest first
             self._status.value = "".join(f'<div class="log">{display.escape(line)}</div>' for line in shown)
 

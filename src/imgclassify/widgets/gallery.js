@@ -1,0 +1,80 @@
+// The browser's half of Gallery (gallery.py): asks for a page of thumbnails, and again whenever something has changed.
+
+const REST = 150; // milliseconds between two questions, while photos arrive quickly
+
+function render({ model, el }) {
+  const root = element("div", "imgclassify imgclassify-gallery", el);
+  const list = element("ul", "photos", root);
+  const pages = element("div", "pages", root, { hidden: true });
+  const button = (text, parent, label) => {
+    const made = element("button", "jupyter-button widget-button", parent, { textContent: text, type: "button" });
+    made.setAttribute("aria-label", label);
+    return made;
+  };
+  const back = button("‹", pages, "Earlier photos");
+  const where = element("span", "hint", pages);
+  const on = button("›", pages, "Later photos");
+  const problem = element("p", "error", root);
+  problem.setAttribute("role", "alert");
+
+  const myself = `${Math.random()}`; // the same widget may be shown twice
+  let first = 0, size = 0, timer = 0, focus = null, addresses = [];
+
+  const ask = () => { timer = 0; model.send({ view: myself, first }); };
+  const turn = (pagesOn) => { first = Math.max(0, first + pagesOn * size); ask(); };
+
+  function act(action, photo, place) {
+    focus = [action, place];
+    model.send({ view: myself, action, photo });
+  }
+
+  function show({ photos, total, page, first: shown }, buffers) {
+    addresses.forEach((each) => URL.revokeObjectURL(each));
+    addresses = buffers.map((each) => URL.createObjectURL(new Blob([each], { type: "image/jpeg" })));
+    [first, size] = [shown, page];
+    list.replaceChildren();
+    root.classList.toggle("captions", photos.some(([, caption]) => caption));
+    photos.forEach(([id, caption], place) => {
+      const item = element("li", "", list);
+      const name = `${model.get("label")}, photo ${first + place + 1}${caption && `: ${caption}`}`;
+      element("img", "", item, { src: addresses[place], alt: name, title: caption });
+      if (caption) element("span", "caption", item, { textContent: caption });
+      const buttons = element("div", "buttons", item);
+      for (const action of model.get("actions")) {
+        const made = button(model.get("actions").length === 1 ? "×" : action, buttons, `${action}: ${name}`);
+        made.title = action;
+        made.dataset.action = action;
+        made.onclick = () => act(action, id, place);
+      }
+    });
+    root.hidden = !total;
+    pages.hidden = total <= page;
+    where.textContent = `${first + 1} to ${first + photos.length} of ${total}`;
+    back.disabled = first === 0;
+    on.disabled = first + page >= total;
+    if (!focus) return;
+    const same = list.querySelectorAll(`[data-action="${focus[0]}"]`); // the next photo has taken its place
+    (same[Math.min(focus[1], same.length - 1)] ?? root).focus();
+    focus = null;
+  }
+
+  function answered(message, buffers) {
+    if (message.changed) timer ||= setTimeout(ask, REST);
+    if (message.view !== myself) return;
+    problem.textContent = message.error ?? "";
+    if (message.photos) show(message, buffers);
+  }
+
+  root.tabIndex = -1;
+  back.onclick = () => turn(-1);
+  on.onclick = () => turn(1);
+  model.on("msg:custom", answered);
+  ask();
+  return () => {
+    clearTimeout(timer);
+    addresses.forEach((each) => URL.revokeObjectURL(each));
+    model.off("msg:custom", answered);
+  };
+}
+
+export default { render };
