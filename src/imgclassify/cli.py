@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
 
     option = command(commands.predict)
     option("files", "pictures, or folders of pictures", nargs="+", metavar="FILE-or-FOLDER")
-    option("--model", "guided (default, for photos), or any other MODEL", default="guided")
+    option("--model", "a MODEL (default: guided, which is for photos)")
     option("--top", "how many classes to print (default: 3)", type=_bounded(int, 1, _MOST), default=3, metavar="K")
 
     option = command(commands.data)

@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     os.environ["MPLBACKEND"] = "Agg"  # no display needed
     from imgclassify import decode_image, load_model, train_or_load_model, visualization
     from imgclassify.evaluation.metrics import evaluate_model
-    from imgclassify.runs.names import FOR_PHOTOS, runs_dir
+    from imgclassify.runs.names import photo_model, runs_dir
     from imgclassify.training.publish import find_published
 
     say: Callable = (lambda *words: None) if options.json else print
@@ -78,12 +78,12 @@ def run(options: argparse.Namespace) -> int:
     written = _save_figures(data.name, figures)
     fallback = options.data == "auto" and data.name == "digits"  # of no use for photos
     for_photos = options.image and (fallback or data.name == "cifar10")
-    photo_model = load_model(FOR_PHOTOS) if for_photos else answering
+    answering = load_model(photo_model()) if for_photos else answering
     result["pictures"] = []
     for file in options.image:
-        prediction = photo_model.predict(file)
-        say(f"{file}, by {photo_model.name}: {prediction}")
-        result["pictures"].append(_as_json(file, prediction) | {"model": photo_model.name})
+        prediction = answering.predict(file)
+        say(f"{file}, by {answering.name}: {prediction}")
+        result["pictures"].append(_as_json(file, prediction) | {"model": answering.name})
     if not existing:
         written = [published, runs_dir() / baseline.manifest.run, *written]
     result["written"] = [str(path) for path in written]
@@ -191,9 +191,10 @@ def _load_data(name: str, *, size: int | None = None, offline: bool = False):
 def predict(options: argparse.Namespace) -> int:
     """Classify your own pictures."""
     from imgclassify import ImageError, load_model
+    from imgclassify.runs.names import photo_model
 
     files, refused = _picture_files(options.files)
-    model, results = load_model(options.model), []
+    model, results = load_model(options.model or photo_model()), []
     for file in files:
         try:
             prediction = model.predict(file)

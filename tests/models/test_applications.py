@@ -51,6 +51,7 @@ def published(tmp_path_factory):
     @functools.cache
     def publish(name: str):
         about, random = APPLICATIONS[name], np.random.default_rng(0)
+        backend.set_seed(0)
         plain = getattr(keras.applications, about.builder)(include_top=False, weights=None, input_shape=(64, 64, 3))
         for layer in plain.layers:
             if isinstance(layer, keras.layers.BatchNormalization):

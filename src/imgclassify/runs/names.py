@@ -13,7 +13,6 @@ from imgclassify.runs.manifest import Manifest, ModelFileError, read_manifest
 from imgclassify.settings import artifacts_dir, model_dirs
 
 BEST, LATEST = "best", "latest"
-FOR_PHOTOS = "guided"  # what answers by default where a person brings a photo
 IMAGENET = "imagenet"  # a model that is built, not read; no file
 RUN_MODEL = "model.keras"  # in the folder of a run
 _STAMP = r"\d{8}-\d{6}-"  # the beginning of a run's name: date and time
@@ -29,6 +28,11 @@ def published_name(recipe: str = "baseline", dataset: str = "cifar10") -> str:
     if (recipe, dataset) == ("baseline", "cifar10"):
         return "cifar10_model.h5"
     return f"{dataset}_{'model' if recipe == 'baseline' else recipe}.keras"
+
+
+def photo_model() -> str:
+    """Name of the model that answers by default where a person brings a photo: "guided", without it "best"."""
+    return "guided" if published_name("guided") in {path.name for path in list_models()} else BEST
 
 
 def list_models() -> list[Path]:

@@ -1,5 +1,6 @@
 """The teach box: name classes, give each some photos, train, and try it; without code."""
 
+import contextlib
 import functools
 import re
 import threading
@@ -14,6 +15,7 @@ import numpy as np
 from imgclassify import display
 from imgclassify.classifier import Classifier
 from imgclassify.data.dataset import Dataset, DatasetError
+from imgclassify.data.images import ImageError
 from imgclassify.data.photos import Photo, Pictures
 from imgclassify.evaluation.metrics import Evaluation
 from imgclassify.models.networks import build_model
@@ -240,7 +242,8 @@ class TeachBox(ipywidgets.VBox):
         self.weakest.refresh()
 
     def _on_frame(self, name: str, content: bytes) -> None:
-        self.album.add(name, f"camera-{time.time_ns()}.jpg", content)
+        with contextlib.suppress(ImageError):  # a camera may give the same frame twice; the burst goes on
+            self.album.add(name, f"camera-{time.time_ns()}.jpg", content)
         self._changed()
 
     def _on_try(self, name: str, content: bytes) -> None:

@@ -17,7 +17,7 @@ from imgclassify.data.images import MAX_BYTES, ImageError, Picture, decode_image
 from imgclassify.data.loading import load_dataset
 from imgclassify.progress import Progress
 from imgclassify.runs.manifest import ModelFileError, read_manifest
-from imgclassify.runs.names import FOR_PHOTOS, IMAGENET, list_models, short_name
+from imgclassify.runs.names import IMAGENET, list_models, photo_model, short_name
 from imgclassify.widgets.cards import PhotoCard, ProblemCard, results_csv
 from imgclassify.widgets.dropzone import DropZone
 from imgclassify.widgets.handlers import discard, guarded, known_classes, row, styled
@@ -32,7 +32,7 @@ class UploadClassifier(ipywidgets.VBox):
     Each photo is shown with the square that the model sees. The square can be moved, which classifies again.
 
     Args:
-        model: A `Classifier`, or a Keras model; default: `load_model("guided")`.
+        model: A `Classifier`, or a Keras model; default: the one named by `photo_model`.
         path_box: Offer a box for the path of a file on the kernel's machine.
         max_bytes: Largest upload, in bytes per photo.
 
@@ -47,7 +47,7 @@ class UploadClassifier(ipywidgets.VBox):
     """
 
     def __init__(self, model=None, *, path_box: bool = True, max_bytes: int = MAX_BYTES):
-        self._model = self._given = Classifier.of(model) if model is not None else load_model(FOR_PHOTOS)
+        self._model = self._given = Classifier.of(model) if model is not None else load_model(photo_model())
         self.message, self.table, self._classes = ipywidgets.HTML(), ipywidgets.HTML(), ipywidgets.HTML()
         self.output = ipywidgets.VBox()
         wide = {"width": "360px", "max_width": "calc(100% - 4px)"}  # less its margins
