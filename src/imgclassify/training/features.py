@@ -164,12 +164,12 @@ def _front(network) -> tuple[str, Any]:
         digest.update(f"{type(layer).__name__} {config}".encode())
         for weight in layer.get_weights():
             digest.update(weight.tobytes())
-    if (name := digest.hexdigest()) not in _fronts:
+    if (copy := _fronts.get(name := digest.hexdigest())) is None:
         copy = keras.models.clone_model(front)  # what is trained later must not change it
         copy.set_weights(front.get_weights())
         _fronts.clear()
         _fronts[name] = copy
-    return name, _fronts[name]
+    return name, copy  # another thread may have cleared the rest
 
 
 def _in_store(work: Callable[[sqlite3.Connection], Any], otherwise: Any = None) -> Any:
