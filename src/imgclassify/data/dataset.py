@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from imgclassify.data.images import to_bytes
-from imgclassify.data.photos import Pictures
+from imgclassify.data.photos import Pictures, take_rows
 from imgclassify.data.splits import DatasetError, grouped_split, in_proportion
 
 _MOST_CLASSES = 10_000
@@ -98,7 +98,7 @@ class Dataset:
                 aside[self.val_rows] = True
                 kinds = 2 * y + aside
             rows = in_proportion(kinds, count, seed)
-            parts |= {f"x_{part}": x.take(rows) if isinstance(x, Pictures) else x[rows], f"y_{part}": y[rows]}
+            parts |= {f"x_{part}": take_rows(x, rows), f"y_{part}": y[rows]}
             if part == "train":
                 kept = np.flatnonzero(aside[rows])
                 parts["val_rows"] = kept if 0 < len(kept) < len(rows) else None

@@ -208,3 +208,8 @@ def read_photos(paths: Sequence[str], cache: PhotoCache, progress: Progress) -> 
             left = (time.monotonic() - began) / len(found) * (len(paths) - len(found))
             progress.update(f"reading photos: {len(found):,} of {len(paths):,}, {format_seconds(left)} left")
     return found
+
+
+def take_rows(pictures, rows: np.ndarray):
+    """Some rows of pictures: of `Pictures` unread, else an array."""
+    return pictures.take(rows) if isinstance(pictures, Pictures) else pictures[rows]

@@ -25,7 +25,7 @@ class Calibrated(NamedTuple):
         return recorded_metrics(part, self.measured, self.single if self.classifier.manifest.views > 1 else None)
 
 
-def calibrate(classifier: Classifier, x: np.ndarray, y: np.ndarray) -> Calibrated:
+def calibrate(classifier: Classifier, x: np.ndarray, y: np.ndarray, *, learned=None) -> Calibrated:
     """Fit temperatures, which change no picture's class.
 
     Temperature scaling (Guo et al., "On Calibration of Modern Neural Networks", 2017) divides all logits by the one
@@ -39,6 +39,7 @@ def calibrate(classifier: Classifier, x: np.ndarray, y: np.ndarray) -> Calibrate
         classifier: Its network ends in a dense layer with softmax; it is not modified.
         x: Pictures that it was not trained on, as for `evaluate_model`.
         y: Their labels, as for `evaluate_model`.
+        learned: The last layers of its network, if `x` is what they take, such as features.
 
     Returns:
         The calibrated classifier with its results. If some of its probabilities are not finite, as after a training
@@ -51,7 +52,7 @@ def calibrate(classifier: Classifier, x: np.ndarray, y: np.ndarray) -> Calibrate
     if manifest.temperatures:
         raise ValueError("According to its manifest, the model is already calibrated: pass the uncalibrated model.")
     labels = check_labels(x, y, len(classifier.class_names))
-    views = predict_views(classifier.network, x, views=manifest.views)
+    views = predict_views(learned or classifier.network, x, views=manifest.views)
     temperatures = _fit(views, labels) if np.isfinite(views).all() else ()
     calibrated = Classifier(with_temperatures(classifier.network, temperatures), manifest, classifier.file)
     answers = at_temperatures(views, temperatures) if temperatures else views

@@ -13,7 +13,7 @@ import numpy as np
 from imgclassify import backend
 from imgclassify.classifier import Classifier
 from imgclassify.data.loading import as_dataset
-from imgclassify.data.photos import Pictures
+from imgclassify.data.photos import Pictures, take_rows
 from imgclassify.data.splits import folds
 from imgclassify.evaluation.metrics import Evaluation
 from imgclassify.models.backbones import BACKBONES, FEATURES
@@ -61,8 +61,9 @@ def compute_features(
     counter = itertools.count(len(rows) - len(missing) + step, step)
     for start in range(0, len(missing), _AT_ONCE):
         here = missing[start : start + _AT_ONCE]
-        chosen = pictures.take(rows[here]) if keys else pictures[rows[here]]
-        some = predict_probabilities(front, chosen, on_batch_end=lambda: report(min(next(counter), len(rows))))
+        some = predict_probabilities(
+            front, take_rows(pictures, rows[here]), on_batch_end=lambda: report(min(next(counter), len(rows)))
+        )
         found[here] = some.clip(-65504, 65504)  # what float16 can hold
         if keys:
             records = [(keys[row], _sealed(keys[row], found[row].tobytes())) for row in here]

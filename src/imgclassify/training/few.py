@@ -6,6 +6,7 @@ import numpy as np
 
 from imgclassify.classifier import Classifier
 from imgclassify.data.dataset import Dataset, DatasetError
+from imgclassify.data.photos import take_rows
 from imgclassify.evaluation.metrics import Evaluation
 from imgclassify.models.inference import predict_probabilities
 from imgclassify.models.networks import build_model
@@ -51,7 +52,7 @@ def accuracy_by_photos(
             network,
             recipe,
             (pictures, data.y_train, train_rows),
-            (pictures[val_rows], data.y_train[val_rows]),
+            (take_rows(pictures, val_rows), data.y_train[val_rows]),
             seed=seed,
             report=lambda done: progress.update(f"computing features  {done:4.0%}"),
         )

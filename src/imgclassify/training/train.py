@@ -16,6 +16,7 @@ from imgclassify import backend
 from imgclassify.classifier import Classifier
 from imgclassify.data.dataset import Dataset, DatasetError, in_proportion
 from imgclassify.data.loading import as_dataset
+from imgclassify.data.photos import take_rows
 from imgclassify.evaluation.calibration import calibrate
 from imgclassify.evaluation.metrics import Evaluation
 from imgclassify.models.backbones import BACKBONES
@@ -98,7 +99,7 @@ def train_model(
         **_new_record(recipe, data, *map(len, rows)), seed=seed, share=share, precision=precision
     )
     pictures, (train_rows, val_rows) = classifier.fitting(data.x_train), rows
-    held_out = pictures[val_rows], data.y_train[val_rows]
+    held_out = take_rows(pictures, val_rows), data.y_train[val_rows]
     path, run = start_run(name or recipe.name, classifier.manifest)
     classifier = classifier.recorded(run=run)
     listeners = [lambda history: write_manifest(path, replace(classifier.manifest, history=history))]
@@ -107,14 +108,16 @@ def train_model(
         watch = Watch(recipe.epochs, progress, stop=stop, patience=recipe.patience, listeners=listeners)
         training = pictures, data.y_train, train_rows
         prepare = functools.partial(prepare_job, classifier.network, recipe, training, held_out, seed=seed)
-        status, error = _fit(prepare, functools.partial(_start, recipe, precision), watch)
+        status, error, job = _fit(prepare, functools.partial(_start, recipe, precision), watch)
         classifier = classifier.recorded(
             status=status, history=watch.history, wall_time_s=round(time.monotonic() - watch.began, 1)
         )
+        # Calibration needs only the learned layers, unless several views of each picture are averaged.
+        seen = job if job is not None and recipe.views == 1 else Job(classifier.network, None, held_out)
         if error is not None:
-            _keep_what_there_is(classifier, path, held_out, watch)
+            _keep_what_there_is(classifier, path, seen, watch)
             raise _in_words(error, recipe) from error
-        classifier = _keep(classifier, path, held_out, progress)
+        classifier = _keep(classifier, path, seen, progress)
         if status == "interrupted" or watch.ended_early:
             progress.say(_how_it_ended(watch, recipe, run))
     return classifier, watch.history
@@ -214,8 +217,8 @@ def _start(recipe: Recipe, precision: str, job: Job) -> Loop | LogisticLoop:
 
 def _fit(
     prepare: Callable[..., Job], start: Callable[[Job], Loop | LogisticLoop], watch: Watch
-) -> tuple[str, Exception | None]:
-    """Train, and give the network the learned weights; returns the status, and the error if there was one."""
+) -> tuple[str, Exception | None, Job | None]:
+    """Train, and give the network the learned weights; returns the status, the error if there was one, and the job."""
     job, loop, status, error = None, None, "complete", None
     try:
         job = prepare(report=watch.on_preparation)
@@ -243,29 +246,25 @@ def _fit(
         weights = loop.network.get_weights()
     if job is not None and weights is not None:
         job.network.set_weights(weights)
-    return status, error
+    return status, error, job
 
 
-def _keep(
-    classifier: Classifier, path: Path, validation: tuple[np.ndarray, np.ndarray], progress: Progress
-) -> Classifier:
+def _keep(classifier: Classifier, path: Path, seen: Job, progress: Progress) -> Classifier:
     """Save the classifier in its run: first uncalibrated, so that the weights are safe, and then calibrated."""
     status = classifier.manifest.status
     kept = classifier.recorded(status="failed" if status == "failed" else "interrupted").save(path)
     if not classifier.manifest.history["loss"]:
         return kept
     progress.log("calibrating on the validation pictures")
-    calibrated = calibrate(classifier, *validation)
+    calibrated = calibrate(classifier, *seen.validation, learned=seen.network)
     return calibrated.classifier.recorded(metrics=calibrated.metrics("val")).save(path, replace=True)
 
 
-def _keep_what_there_is(
-    classifier: Classifier, path: Path, validation: tuple[np.ndarray, np.ndarray], watch: Watch
-) -> None:
+def _keep_what_there_is(classifier: Classifier, path: Path, seen: Job, watch: Watch) -> None:
     """After an error, keep the best weights so far, or at least the record; further errors are ignored."""
     with contextlib.suppress(Exception):
         if watch.history["loss"]:
-            _keep(classifier, path, validation, Progress(enabled=False))
+            _keep(classifier, path, seen, Progress(enabled=False))
         else:
             write_manifest(path, classifier.manifest)
 
