@@ -25,15 +25,14 @@ PROJECT = Path(__file__).resolve().parents[2]
 ARTIFACTS = PROJECT / "artifacts"
 ROUNDS = 5
 FAST = "all training steps of fast, measured on 36 of them"
-TABLE = re.compile(r"(<!-- benchmarks -->\n).*?(<!-- end of benchmarks -->)", flags=re.DOTALL)
 
 
 class Rival:
     """A process of rivals.py that waits for its turn."""
 
-    def __init__(self, name: str, *words: str):
+    def __init__(self, name: str, *words: str, script: str = "rivals.py"):
         self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("rivals.py")), name, *words],
+            [sys.executable, str(Path(__file__).with_name(script)), name, *words],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -170,6 +169,14 @@ def table(result: dict) -> str:
     return "\n".join(lines) + "\n\n" + " ".join(notes) + "\n"
 
 
+def write_table(name: str, text: str, page: str = "speed.md") -> None:
+    """Print a table, and replace the one of this name in a page of docs/."""
+    print(text)
+    path, mark = PROJECT / "docs" / page, rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)"
+    old = path.read_text(encoding="utf-8")
+    path.write_text(re.sub(mark, lambda found: found[1] + text + found[2], old, flags=re.DOTALL), encoding="utf-8")
+
+
 def main() -> None:
     data = load_dataset("cifar10", offline=True)
     with_torch = importlib.util.find_spec("torch") is not None
@@ -198,12 +205,7 @@ def main() -> None:
         "wall_times_s": walls,
     }
     (ARTIFACTS / "benchmarks.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    page = PROJECT / "docs" / "speed.md"
-    text = table(result)
-    print(text)
-    page.write_text(
-        TABLE.sub(lambda match: match[1] + text + match[2], page.read_text(encoding="utf-8")), encoding="utf-8"
-    )
+    write_table("benchmarks", table(result))
 
 
 if __name__ == "__main__":

@@ -193,9 +193,15 @@ RIVALS = {
     "torch": torch_eager,
 }
 
-if __name__ == "__main__":
-    tasks = RIVALS[sys.argv[1]](load_dataset("cifar10", progress=Progress(enabled=False)), sys.argv[2:])
+
+def answer(tasks: dict) -> None:
+    """Print the versions, then the seconds of each task whose name is read."""
     versions = {name: module.__version__ for name in ("torch",) if (module := sys.modules.get(name))}
     print(json.dumps({"tasks": list(tasks), "versions": versions}), flush=True)
     for line in sys.stdin:
         print(json.dumps(tasks[line.strip()]()), flush=True)
+
+
+if __name__ == "__main__":
+    tasks = RIVALS[sys.argv[1]](load_dataset("cifar10", progress=Progress(enabled=False)), sys.argv[2:])
+    answer(tasks)

@@ -45,7 +45,7 @@ def test_an_uploaded_picture_is_classified_at_once(upload_page, screenshot):
     upload_page.locator("figcaption", has_text="my_cat.png").wait_for(timeout=SLOW)
     assert upload_page.get_by_text("what the model sees", exact=True).first.is_visible()
     assert upload_page.get_by_text("It knows only these classes:").is_visible()
-    assert upload_page.locator(".widget-dropdown select").input_value() == "cifar10_best.keras"
+    assert upload_page.locator(".widget-dropdown select").input_value() == "cifar10_guided.keras"
     screenshot(upload_page, "04_upload_1280")
     screenshot(
         upload_page.locator(".jp-OutputArea-output", has=upload_page.get_by_role("button", name="Choose photos")),
