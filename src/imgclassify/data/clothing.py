@@ -30,7 +30,7 @@ _FILE = re.compile(r"(?:[^/]+/)?((?:train|validation|test)/[\w-]+/[\w-]+\.jpg)")
 _MOST_BYTES = 300_000_000  # of all files, unpacked
 
 
-def load_clothing(size: int | None, offline: bool, progress: Progress) -> Dataset:
+def load_clothing(size: int | None, patience: download.Patience | None, progress: Progress) -> Dataset:
     """The photos from `IMGCLASSIFY_DATA_DIR`, the cache or the network, in this order.
 
     Raises:
@@ -41,22 +41,20 @@ def load_clothing(size: int | None, offline: bool, progress: Progress) -> Datase
     folder = own if own is not None and own.is_dir() else cached
     verified = _fingerprint(folder) == FINGERPRINT
     if folder is cached and not verified:
-        _fetch(cached, offline, progress)
+        _fetch(cached, patience, progress)
         verified = True
     source = "Clothing photos" if verified else "Clothing photos, unverified"
     data = load_folder(folder, size=size, progress=progress)
     return replace(data, name="clothing", source=source, folder="", notice="")
 
 
-def _fetch(folder: Path, offline: bool, progress: Progress) -> None:
+def _fetch(folder: Path, patience: download.Patience | None, progress: Progress) -> None:
     """Download the archive, and unpack it whole or not at all."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     archive, part = folder.with_suffix(".zip"), Path(tempfile.mkdtemp(prefix=".part-", dir=folder.parent))
     options: Any = {"sha256": FINGERPRINT, "digest": partial(_unpack, folder=part / "photos"), "progress": progress}
     try:
-        if offline:
-            raise download.DownloadError("not used: offline")
-        download.fetch(ADDRESSES, archive, patience=download.PATIENT, **options)
+        download.fetch(ADDRESSES, archive, patience=patience, **options)
         shutil.rmtree(folder, ignore_errors=True)  # it is damaged
         (part / "photos").rename(folder)
         archive.unlink()

@@ -59,7 +59,7 @@ def fetch(
     sha256: str,
     digest: Callable[[Path], str] = file_sha256,
     size: int | None = None,
-    patience: Patience = PATIENT,
+    patience: Patience | None = PATIENT,
     progress: Progress | None = None,
 ) -> Path:
     """Download `destination` from the first of `urls` that delivers the file with this checksum.
@@ -73,7 +73,7 @@ def fetch(
         sha256: Checksum of the file, in hex.
         digest: Computes the checksum, where it is not that of the file as a whole.
         size: Its length in bytes, if known: a server that offers another length is skipped at once.
-        patience: Time limits.
+        patience: Time limits; None not to use the network.
         progress: Where to show size, speed and time left.
 
     Returns:
@@ -83,6 +83,8 @@ def fetch(
         DownloadError: No address delivered the file within the time limits.
         OSError: The file cannot be written.
     """
+    if patience is None:
+        raise DownloadError("not used: offline")
     destination.parent.mkdir(parents=True, exist_ok=True)
     part = destination.with_name(destination.name + ".part")
     waited = 0.0

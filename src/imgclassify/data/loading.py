@@ -50,14 +50,14 @@ def load_dataset(
         DatasetError: It was not found or is damaged, or there is no data set with this name.
     """
     wanted = setting("DATASET") or "auto" if name == "auto" else name
-    offline = offline or is_on("OFFLINE")
+    patience = None if offline or is_on("OFFLINE") else download.PATIENT
     with progress or Progress() as progress:
         if wanted in ("cifar10", "cifar100"):
-            data = load_cifar(CIFAR10 if wanted == "cifar10" else CIFAR100, offline, progress, download.PATIENT)
+            data = load_cifar(CIFAR10 if wanted == "cifar10" else CIFAR100, patience, progress)
         elif wanted == "clothing":
-            data = load_clothing(size, offline, progress)
+            data = load_clothing(size, patience, progress)
         elif wanted == "auto":
-            data = _load_auto(offline, progress)
+            data = _load_auto(patience and download.QUICK, progress)
         elif wanted == "digits":
             data = _load_digits()
         elif Path(wanted).expanduser().is_dir():
@@ -127,9 +127,9 @@ def as_dataset(data, *, size: int | None = None) -> Dataset:
     return recognise(arrays.fingerprint) or arrays
 
 
-def _load_auto(offline: bool, progress: Progress) -> Dataset:
+def _load_auto(patience: download.Patience | None, progress: Progress) -> Dataset:
     try:
-        return load_cifar(CIFAR10, offline, progress, download.QUICK)
+        return load_cifar(CIFAR10, patience, progress)
     except NotAtHandError as error:
         notice = f"NOT CIFAR-10: working on scikit-learn's handwritten digits instead. {error}"
         return replace(_load_digits(), notice=notice)

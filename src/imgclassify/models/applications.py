@@ -2,7 +2,7 @@
 
 import hashlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -104,13 +104,10 @@ def _find(application: _Application, shapes: list[tuple]) -> Path:
     for path in paths:
         if path.is_file() and digest(path) == expected:
             return path
+    options: dict[str, Any] = {"digest": digest, "patience": None if is_on("OFFLINE") else download.PATIENT}
     try:
-        if is_on("OFFLINE"):
-            raise download.DownloadError("not used: offline")
         with Progress() as progress:
-            return download.fetch(
-                [url], paths[-2], sha256=expected, digest=digest, patience=download.PATIENT, progress=progress
-            )
+            return download.fetch([url], paths[-2], sha256=expected, progress=progress, **options)
     except (download.DownloadError, OSError) as error:
         raise ValueError(
             f"The weights of {application.builder} were not found, or are damaged. Tried: "
