@@ -69,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     option("--share", "train on this share of the pictures, above 0 to 1 (default: 1)", type=share, default=1.0)
     option("--precision", "auto: the fastest for this hardware", default="auto", choices=["auto", *PRECISIONS])
     option("--name", "name of the run (default: the recipe's)")
+    option("--resume", "go on with this unfinished run, by name or latest: its recipe, data and seed", metavar="RUN")
     option("--replace", "replace the published model once it is complete", action="store_true")
 
     option = command(commands.evaluate)

@@ -111,26 +111,35 @@ def train(options: argparse.Namespace) -> int:
     from imgclassify.data.loading import OWN_SIZE
     from imgclassify.recipes import check_name, get_recipe
     from imgclassify.training.publish import find_published
+    from imgclassify.training.train import unfinished_run
 
-    settings = ("epochs", "patience", "batch_size", "learning_rate", "augmentation")
-    chosen = {key: getattr(options, key) for key in settings}
-    try:
-        recipe = get_recipe(options.recipe or ("baseline" if options.data in OWN_SIZE else "photos"), **chosen)
-        check_name(recipe.name if options.name is None else options.name)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-    data = _load_data(options.data, size=recipe.size)
-    arguments = {"seed": options.seed, "share": options.share, "precision": options.precision, "name": options.name}
+    if options.resume:
+        record, recipe = unfinished_run(options.resume)
+        data = _load_data(record.dataset.location(), size=recipe.size)
+        arguments: dict[str, Any] = {"resume": record.run}
+    else:
+        settings = ("epochs", "patience", "batch_size", "learning_rate", "augmentation")
+        try:
+            name = options.recipe or ("baseline" if options.data in OWN_SIZE else "photos")
+            recipe = get_recipe(name, **{key: getattr(options, key) for key in settings})
+            check_name(recipe.name if options.name is None else options.name)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+        data = _load_data(options.data, size=recipe.size)
+        arguments = {key: getattr(options, key) for key in ("seed", "share", "precision", "name")}
     target, existing = find_published(recipe.name, data.name)
     if existing and not options.replace:
         model, _ = train_model(recipe, data, **arguments)
         text = f"The published {existing.name} is unchanged; use --replace to replace it."
     else:
         model, _ = train_or_load_model(recipe, data, replace=options.replace, **arguments)
-        text = f"Published as {target}."
+        text = f"Published as {target}." if model.file == target else "It is kept as a run, and not published."
     manifest = model.manifest
+    if model.file is None:
+        return fail(options, "the trained model is lost, because it could not be written", 1)
     if manifest.status == "interrupted":
-        return fail(options, "interrupted; what was finished is kept", 130)
+        resume = f"go on by: imgclassify train --resume {manifest.run}"
+        return fail(options, f"interrupted; what was finished is kept; {resume}", 130)
     metrics = manifest.metrics
     low, high = metrics["val_interval"]
     lines = [

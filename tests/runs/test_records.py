@@ -1,11 +1,12 @@
+import re
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from imgclassify import Manifest, Recipe, compare_runs, delete_run, list_runs
+from imgclassify import Recipe, compare_runs, delete_run, list_runs
 from imgclassify.runs.names import find_model, find_run, run_names
-from imgclassify.runs.records import Comparison, group_by_data, start_run
+from imgclassify.runs.records import Comparison, group_by_data, new_run
 from imgclassify.settings import artifacts_dir
 
 DIGITS = {"dataset": {"name": "digits", "source": "digits"}}
@@ -27,19 +28,16 @@ def three_runs(record):
 # --- starting --------------------------------------------------------------------------------------
 
 
-def test_a_new_run_has_a_folder_of_its_time_and_name_and_its_record():
-    path, name = start_run("mine", Manifest(status="running", seed=3))
-    assert path == artifacts_dir() / "runs" / name / "model.keras"
-    assert find_run("mine") == name
-    (run,) = list_runs()
-    assert run.manifest == Manifest(run=name, status="running", seed=3)
-    assert not path.exists()
+def test_a_new_run_has_a_folder_of_its_time_and_name():
+    run = new_run("mine")
+    assert (artifacts_dir() / "runs" / run).is_dir()
+    assert re.fullmatch(r"\d{8}-\d{6}-mine", run)
+    assert find_run("mine") == run
+    assert list_runs() == []  # nothing is recorded yet
 
 
 def test_runs_of_one_second_do_not_share_a_folder():
-    started = [start_run("mine", Manifest(status="running")) for _ in range(5)]
-    assert len({name for _, name in started}) == len({path for path, _ in started}) == len(list_runs()) == 5
-    assert all(run.manifest.run == run.name for run in list_runs())
+    assert len({new_run("mine") for _ in range(5)}) == len(list((artifacts_dir() / "runs").iterdir())) == 5
 
 
 # --- listing ---------------------------------------------------------------------------------------
@@ -185,7 +183,6 @@ def test_a_run_without_an_accuracy_shows_a_dash():
         ("interrupted", "60.00% (best epoch: 2)"),
         ("failed", "60.00% (best epoch: 2)"),
         ("complete", "60.00%"),
-        ("running", "60.00%"),
     ],
 )
 def test_a_stopped_run_says_which_epoch_its_accuracy_is_from(record, status, shown):

@@ -1,5 +1,6 @@
 """Model files: read and write a network and its manifest."""
 
+import contextlib
 import io
 import os
 import zipfile
@@ -9,13 +10,16 @@ from pathlib import Path
 import numpy as np
 
 from imgclassify import backend
-from imgclassify.atomic import replacing
+from imgclassify.atomic import replacing, sweep
 from imgclassify.data.download import file_sha256
 from imgclassify.models.networks import with_temperatures
-from imgclassify.runs.manifest import Manifest, ModelFileError, manifest_path, read_manifest, strict_json
+from imgclassify.runs.locks import locked
+from imgclassify.runs.manifest import Manifest, ModelFileError, manifest_path, read_manifest, write_manifest
 from imgclassify.runs.safety import UnsafeModelError, check_file, check_network
 
 MODEL_SUFFIXES = (".keras", ".h5")
+_TRIES = 10  # to read a model that is being replaced
+_PATIENCE = 60  # seconds to wait for another process that is writing the same model
 
 
 def read_model(path: Path) -> tuple[object, Manifest]:
@@ -30,12 +34,28 @@ def read_model(path: Path) -> tuple[object, Manifest]:
     Raises:
         ModelFileError: It is damaged, does not match its manifest, carries code, or is no picture classifier.
     """
-    manifest = read_manifest(path)
-    if manifest.sha256 is not None and manifest.sha256 != file_sha256(path):
-        raise ModelFileError(
-            f"{path} is not the file that {manifest_path(path).name} describes: it is damaged or was replaced. "
-            "Restore it, or delete the manifest to load the file without it."
-        )
+    for _ in range(_TRIES):
+        before = _versions(path)
+        try:
+            found = _read(path)
+        except ModelFileError:
+            if _versions(path) == before:
+                raise
+        else:
+            if _versions(path) == before:
+                return found
+    raise ModelFileError(f"{path} is being replaced again and again: try later.")
+
+
+def _versions(path: Path) -> list[tuple[int, ...]]:
+    """What changes when the model or its manifest is replaced."""
+    found = [each.stat() for each in (path, manifest_path(path)) if each.exists()]
+    return [(each.st_ino, each.st_mtime_ns, each.st_size) for each in found]
+
+
+def _read(path: Path) -> tuple[object, Manifest]:
+    """The network and its manifest, as they are now."""
+    manifest = _matching_manifest(path)
     keras = backend.keras()
     try:
         check_file(path)
@@ -55,6 +75,28 @@ def read_model(path: Path) -> tuple[object, Manifest]:
     # An optimizer without a state: plain Keras warns on loading a file that should hold one and does not.
     network.compile("sgd", loss="categorical_crossentropy", metrics=["accuracy"])
     return network, manifest
+
+
+def _matching_manifest(path: Path) -> Manifest:
+    """The manifest of a model file; if a kill has parted them, the new one is at hand, and takes its place."""
+    manifest, coming = read_manifest(path), _coming(path)
+    if manifest.sha256 is None:
+        return manifest
+    if manifest.sha256 == (digest := file_sha256(path)):
+        return manifest
+    if coming.exists() and (new := read_manifest(coming)).sha256 == digest:
+        with contextlib.suppress(OSError):
+            coming.replace(manifest_path(path))
+        return new
+    raise ModelFileError(
+        f"{path} is not the file that {manifest_path(path).name} describes: it is damaged or was replaced. "
+        "Restore it, or delete the manifest to load the file without it."
+    )
+
+
+def _coming(path: Path) -> Path:
+    """Where the manifest of a model waits until the model is in its place."""
+    return path.with_name(f".{path.stem}.coming.json")
 
 
 def write_model(
@@ -79,18 +121,22 @@ def write_model(
 
     path = check_target(path, replace=replace)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Both are written before either takes its place; only a crash between the two replacements can part them.
-    with replacing(manifest_path(path)) as text, replacing(path) as part:
-        verbosity = logging.get_verbosity()
-        logging.set_verbosity(logging.ERROR)  # .h5 is Keras' older format, and chosen on purpose
-        try:
-            network.save(part, include_optimizer=False)
-        finally:
-            logging.set_verbosity(verbosity)
-        if half:
-            _halve(part)
-        manifest = with_changes(manifest, sha256=file_sha256(part))
-        text.write_text(strict_json(manifest) + "\n", encoding="utf-8")
+    sweep(path.parent)
+    with locked(path.with_name(f".{path.name}.lock"), patience=_PATIENCE):
+        # The manifest waits beside the model until that is in its place: at every moment, one of the two manifests is
+        # that of the model; see `_matching_manifest`.
+        with replacing(path, lasting=True) as part:
+            verbosity = logging.get_verbosity()
+            logging.set_verbosity(logging.ERROR)  # .h5 is Keras' older format, and chosen on purpose
+            try:
+                network.save(part, include_optimizer=False)
+            finally:
+                logging.set_verbosity(verbosity)
+            if half:
+                _halve(part)
+            manifest = with_changes(manifest, sha256=file_sha256(part))
+            write_manifest(_coming(path), manifest)
+        _coming(path).replace(manifest_path(path))
     return manifest
 
 

@@ -149,7 +149,7 @@ def read_manifest(model: Path) -> Manifest:
 
 def write_manifest(model: Path, manifest: Manifest) -> None:
     """Write the manifest of a model file, whole or not at all."""
-    with replacing(manifest_path(model)) as part:
+    with replacing(manifest_path(model), lasting=True) as part:
         part.write_text(strict_json(manifest) + "\n", encoding="utf-8")
 
 

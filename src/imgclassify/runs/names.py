@@ -50,6 +50,11 @@ def runs_dir() -> Path:
     return artifacts_dir() / "runs"
 
 
+def lock_of(folder: Path) -> Path:
+    """The lock file that a training holds in its run's folder."""
+    return folder / ".lock"
+
+
 def run_names() -> list[str]:
     """Names of all runs, newest first."""
     return sorted((path.name for path in runs_dir().glob("*") if path.is_dir()), reverse=True)

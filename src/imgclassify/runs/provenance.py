@@ -5,11 +5,12 @@ import re
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from imgclassify.backend import cores, tensorflow
 
 
-def describe_machine() -> dict[str, object]:
+def describe_machine() -> dict[str, Any]:
     """Processor, cores, GPUs and operating system of this machine, without names of hosts or users."""
     processor = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")

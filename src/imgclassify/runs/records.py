@@ -1,6 +1,5 @@
 """Records: start, list, compare and delete the runs in `artifacts/runs/`."""
 
-import contextlib
 import datetime as dt
 import shutil
 from collections.abc import Iterable
@@ -10,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from imgclassify import display
-from imgclassify.runs.manifest import Manifest, ModelFileError, read_manifest, write_manifest
-from imgclassify.runs.names import RUN_MODEL, find_run, run_names, runs_dir
+from imgclassify.runs.locks import is_locked
+from imgclassify.runs.manifest import Manifest, ModelFileError, read_manifest
+from imgclassify.runs.names import RUN_MODEL, find_run, lock_of, run_names, runs_dir
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,15 +100,18 @@ def group_by_data(runs: Iterable[Run]) -> dict[str, list[Run]]:
     return grouped
 
 
-def start_run(name: str, manifest: Manifest) -> tuple[Path, str]:
-    """Create the folder and manifest of a new run; returns the path for its model, and its name."""
+def new_run(name: str) -> str:
+    """Name of a new run, with the time; its folder is created if the disk allows it."""
     stamp = dt.datetime.now().strftime("%Y%m%d-%H%M%S")
     for suffix in ("", *(f"-{i}" for i in range(2, 1000))):
-        folder = runs_dir() / f"{stamp}-{name}{suffix}"
-        with contextlib.suppress(FileExistsError):
-            folder.mkdir(parents=True)
-            write_manifest(folder / RUN_MODEL, replace(manifest, run=folder.name))
-            return folder / RUN_MODEL, folder.name
+        run = f"{stamp}-{name}{suffix}"
+        try:
+            (runs_dir() / run).mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError:  # a training that cannot be kept says so
+            pass
+        return run
     raise FileExistsError(f"{runs_dir()} already has a thousand runs from this second")
 
 
@@ -135,9 +138,11 @@ def delete_run(name: str) -> str:
     """Delete one run's folder for good; returns its full name. Published models are not runs and stay.
 
     Raises:
-        ValueError: There is no run with this name; see `find_run`.
+        ValueError: There is no run with this name (see `find_run`), or it is being trained.
     """
     run = find_run(name)
+    if is_locked(lock_of(runs_dir() / run)):
+        raise ValueError(f"The run {run} is being trained: stop the training first.")
     shutil.rmtree(runs_dir() / run)
     return run
 
@@ -148,7 +153,9 @@ def _read(names: Iterable[str]) -> tuple[list[Run], list[str]]:
     for name in names:
         folder = runs_dir() / name
         try:
-            runs.append(Run(name, folder, read_manifest(folder / RUN_MODEL)))
+            manifest = read_manifest(folder / RUN_MODEL)
+            killed = manifest.status == "running" and not is_locked(lock_of(folder))
+            runs.append(Run(name, folder, replace(manifest, status="interrupted") if killed else manifest))
         except ModelFileError as error:
             problems.append(str(error))
     return [run for run in runs if run.manifest.status != "unknown"], problems  # with a manifest

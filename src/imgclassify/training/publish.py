@@ -1,5 +1,6 @@
 """Publishing: one model per recipe and data set, loaded if it exists, trained otherwise."""
 
+import contextlib
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -10,15 +11,26 @@ from imgclassify.data.dataset import Dataset
 from imgclassify.data.loading import as_dataset, load_dataset
 from imgclassify.evaluation.metrics import Evaluation, check_labels, recorded_metrics
 from imgclassify.models.inference import combine_views, predict_views
+from imgclassify.progress import Progress
 from imgclassify.recipes import Recipe, get_recipe
 from imgclassify.runs.files import check_target
+from imgclassify.runs.locks import LockedError, locked
 from imgclassify.runs.manifest import Manifest, ModelFileError
 from imgclassify.runs.names import published_name
 from imgclassify.settings import artifacts_dir, model_dirs
 from imgclassify.training.train import train_model
 from imgclassify.training.watch import HISTORY_KEYS, History
 
-_RUN_OPTIONS = ("seed", "share", "precision", "name", "stop", "on_epoch_end", "progress")  # not settings of a recipe
+_RUN_OPTIONS = (
+    "seed",
+    "share",
+    "precision",
+    "name",
+    "resume",
+    "stop",
+    "on_epoch_end",
+    "progress",
+)  # not settings of a recipe
 
 
 def train_or_load_model(
@@ -66,9 +78,19 @@ def train_or_load_model(
         return classifier, dict(classifier.manifest.history) or {key: [] for key in HISTORY_KEYS}
 
     data = data or load_dataset("cifar10")
-    classifier, history = train_model(recipe, data, **options)
-    if classifier.manifest.status == "complete":
-        classifier = measured_on_test(classifier, data).save(target, replace=replace)
+    with contextlib.suppress(OSError):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(target.with_name(f".{target.name}.training")):
+            classifier, history = train_model(recipe, data, **options)
+            if classifier.manifest.status == "complete":
+                classifier = measured_on_test(classifier, data)
+                classifier = classifier.save(target, replace=replace)
+    except LockedError as error:
+        raise ModelFileError(f"Another training is to become {target}: wait for it, or pass another path=.") from error
+    except OSError as error:
+        say = (options.get("progress") or Progress()).say
+        say(f"{target} cannot be written: {error.strerror or error}. The model is returned, but not published.")
     return classifier, history
 
 

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,9 +24,11 @@ from imgclassify.models.networks import build_model, whiten
 from imgclassify.progress import Progress
 from imgclassify.recipes import Recipe, check_name, get_recipe
 from imgclassify.runs import provenance
-from imgclassify.runs.manifest import DataRecord, Manifest, write_manifest
-from imgclassify.runs.records import start_run
+from imgclassify.runs.manifest import DataRecord, Manifest, ModelFileError, read_manifest
+from imgclassify.runs.names import RUN_MODEL, find_run, runs_dir
+from imgclassify.runs.records import new_run
 from imgclassify.settings import short_mode
+from imgclassify.training.keeping import HALF_A_MINUTE, Keeper
 from imgclassify.training.loop import DivergedError, Loop
 from imgclassify.training.transfer import Job, LogisticLoop, prepare_job
 from imgclassify.training.watch import History, StopTraining, Watch
@@ -45,6 +46,7 @@ def train_model(
     share: float = 1.0,
     precision: str = "auto",
     name: str | None = None,
+    resume: str | None = None,
     stop: threading.Event | None = None,
     on_epoch_end: Callable[[History], None] | None = None,
     progress: Progress | None = None,
@@ -52,10 +54,13 @@ def train_model(
 ) -> tuple[Classifier, History]:
     """Train a fresh network, always from the start, and keep it as a run in `artifacts/runs/<time>-<name>/`.
 
-    An interrupt (Ctrl-C, or Interrupt in a notebook) or `stop` ends the training early: the run and the
+    An interrupt (Ctrl-C, Interrupt in a notebook, or SIGTERM) or `stop` ends the training early: the run and the
     returned classifier then have the weights of the epoch with the best validation accuracy so far, and
     `manifest.status` is "interrupted". Otherwise the status is "complete", and they have the last epoch's weights, or
     those that `Recipe.patience` keeps when it ends the training early.
+    Checkpoints are written at the end of each epoch and every 30 seconds, unless that takes more than a hundredth of
+    the time. So `resume` continues a training that was stopped or killed, and ends with the same weights, bit for bit,
+    on the same machine. A disk that is full or read-only is said, and does not end the training.
     An interrupt during calibration is raised; the run then has the uncalibrated model, with the status
     "interrupted". After an error, the run also keeps the best weights so far, with the status "failed". The model
     is calibrated on the validation pictures; see `calibrate`.
@@ -70,6 +75,8 @@ def train_model(
         precision: "float32", "mixed_float16" or "mixed_bfloat16"; "auto" is `backend.default_precision()`.
             The saved and returned network is float32 in any case.
         name: Name of the run; default: the recipe's.
+        resume: An unfinished run to continue, by name, or "latest": recipe, seed, share, precision and name are then
+            the run's, and so is the data, unless it is given.
         stop: If it is set from another thread, the training ends after the current step; a step of the baseline
             takes milliseconds, one of "fast" up to about half a second on two cores.
         on_epoch_end: Called after every epoch with the history so far.
@@ -84,42 +91,47 @@ def train_model(
 
     Raises:
         DatasetError: The data is unavailable, or too small to be split.
-        ValueError: The recipe is unknown, or a setting or the name is out of range.
+        ValueError: The recipe is unknown, or a setting or the name is out of range; there is no such run to resume,
+            or another process is training it.
+        ModelFileError: The run to resume is complete, or was trained on other data.
         DivergedError: The loss is not finite, as with too high a learning rate; the run is "failed".
         MemoryError: A batch does not fit into the (graphics) memory.
     """
-    recipe = in_short_mode(get_recipe(recipe, **settings))
-    data = as_dataset(data, size=recipe.size)
-    check_name(recipe.name if name is None else name)
-    precision = backend.choose_precision(precision)
-    rows = split_rows(data, recipe, share, seed)
+    if resume is None:
+        chosen = in_short_mode(get_recipe(recipe, **settings))
+        data = as_dataset(data, size=chosen.size)
+        check_name(chosen.name if name is None else name)
+        rows = split_rows(data, chosen, share, seed)
+        precision = backend.choose_precision(precision)
+        record = _new_record(chosen, data, *map(len, rows), seed=seed, share=share, precision=precision)
+    else:
+        record, chosen, data, rows = _begun(resume, data)
+        seed, precision = record.seed or 0, record.precision or "float32"
 
     backend.set_seed(seed)
-    classifier = Classifier.of(new_network(recipe, data, rows[0]), data.class_names).recorded(
-        **_new_record(recipe, data, *map(len, rows)), seed=seed, share=share, precision=precision
-    )
+    network = new_network(chosen, data, rows[0])
+    run = record.run or new_run(name or chosen.name)
+    classifier = Classifier.of(Classifier(network, replace(record, run=run, status="running")), data.class_names)
     pictures, (train_rows, val_rows) = classifier.fitting(data.x_train), rows
     held_out = take_rows(pictures, val_rows), data.y_train[val_rows]
-    path, run = start_run(name or recipe.name, classifier.manifest)
-    classifier = classifier.recorded(run=run)
-    listeners = [lambda history: write_manifest(path, replace(classifier.manifest, history=history))]
-    listeners += [on_epoch_end] if on_epoch_end else []
-    with progress or Progress() as progress:
-        watch = Watch(recipe.epochs, progress, stop=stop, patience=recipe.patience, listeners=listeners)
+    with progress or Progress() as progress, contextlib.closing(Keeper(runs_dir() / run, progress)) as keeper:
+        listeners = [lambda history: keeper.record(replace(classifier.manifest, history=history))]
+        listeners += [on_epoch_end] if on_epoch_end else []
+        watch = Watch(chosen.epochs, progress, stop=stop, patience=chosen.patience, listeners=listeners)
+        keeper.record(classifier.manifest)
         training = pictures, data.y_train, train_rows
-        prepare = functools.partial(prepare_job, classifier.network, recipe, training, held_out, seed=seed)
-        status, error, job = _fit(prepare, functools.partial(_start, recipe, precision), watch)
-        classifier = classifier.recorded(
-            status=status, history=watch.history, wall_time_s=round(time.monotonic() - watch.began, 1)
-        )
+        prepare = functools.partial(prepare_job, network, chosen, training, held_out, seed=seed)
+        status, error, job = _fit(prepare, functools.partial(_start, chosen, precision), watch, keeper)
+        wall_time = round(time.monotonic() - watch.began, 1)
+        classifier = classifier.recorded(status=status, history=watch.history, wall_time_s=wall_time)
         # Calibration needs only the learned layers, unless several views of each picture are averaged.
-        seen = job if job is not None and recipe.views == 1 else Job(classifier.network, None, held_out)
+        seen = job if job is not None and chosen.views == 1 else Job(network, None, held_out)
         if error is not None:
-            _keep_what_there_is(classifier, path, seen, watch)
-            raise _in_words(error, recipe) from error
-        classifier = _keep(classifier, path, seen, progress)
+            _keep_what_there_is(classifier, keeper, seen)
+            raise _in_words(error, chosen) from error
+        classifier = _keep(classifier, keeper, seen, progress)
         if status == "interrupted" or watch.ended_early:
-            progress.say(_how_it_ended(watch, recipe, run))
+            progress.say(_how_it_ended(watch, chosen, run))
     return classifier, watch.history
 
 
@@ -193,19 +205,46 @@ def new_network(recipe: Recipe, data: Dataset, train_rows: np.ndarray):
     return network
 
 
-def _new_record(recipe: Recipe, data: Dataset, training_pictures: int, validation_pictures: int) -> dict[str, Any]:
+def _new_record(
+    recipe: Recipe, data: Dataset, training_pictures: int, validation_pictures: int, **settings: Any
+) -> Manifest:
     """What a manifest records before the training begins."""
-    return {
-        "status": "running",
-        "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-        "recipe": recipe,
-        "dataset": DataRecord(
-            data.name, data.source, data.fingerprint, data.folder, training_pictures, validation_pictures
-        ),
-        "versions": provenance.describe_versions(),
-        "commit": provenance.source_commit(),
-        "machine": provenance.describe_machine(),
-    }
+    counts = {"training_pictures": training_pictures, "validation_pictures": validation_pictures}
+    return Manifest(
+        created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        recipe=recipe,
+        dataset=DataRecord(data.name, data.source, data.fingerprint, data.folder, **counts),
+        versions=provenance.describe_versions(),
+        commit=provenance.source_commit(),
+        machine=provenance.describe_machine(),
+        **settings,
+    )
+
+
+def unfinished_run(run: str) -> tuple[Manifest, Recipe]:
+    """The record of a run that can be resumed, and its recipe.
+
+    Raises:
+        ValueError: There is no run with this name; see `find_run`.
+        ModelFileError: It is complete, or its record cannot be read.
+    """
+    record = read_manifest(runs_dir() / find_run(run) / RUN_MODEL)
+    if record.status not in ("running", "interrupted", "failed") or record.recipe is None:
+        raise ModelFileError(f"The run {find_run(run)} is {record.status}: only an unfinished one can be resumed.")
+    return record, record.recipe
+
+
+def _begun(run: str, data) -> tuple[Manifest, Recipe, Dataset, tuple[np.ndarray, np.ndarray]]:
+    """The record of an unfinished run, its recipe, its data, and the rows to train on and to validate on."""
+    record, recipe = unfinished_run(run)
+    data = as_dataset(record.dataset.location() if data is None else data, size=recipe.size)
+    rows, before = split_rows(data, recipe, record.share, record.seed or 0), record.dataset
+    counts = before.training_pictures, before.validation_pictures
+    if data.fingerprint != before.fingerprint or tuple(map(len, rows)) != counts:
+        raise ModelFileError(
+            f"The run {record.run} was trained on other pictures than those of {data.source}: pass its data."
+        )
+    return replace(record, temperatures=(), metrics={}, sha256=None), recipe, data, rows
 
 
 def _start(recipe: Recipe, precision: str, job: Job) -> Loop | LogisticLoop:
@@ -216,28 +255,20 @@ def _start(recipe: Recipe, precision: str, job: Job) -> Loop | LogisticLoop:
 
 
 def _fit(
-    prepare: Callable[..., Job], start: Callable[[Job], Loop | LogisticLoop], watch: Watch
+    prepare: Callable[..., Job], start: Callable[[Job], Loop | LogisticLoop], watch: Watch, keeper: Keeper
 ) -> tuple[str, Exception | None, Job | None]:
     """Train, and give the network the learned weights; returns the status, the error if there was one, and the job."""
     job, loop, status, error = None, None, "complete", None
     try:
-        job = prepare(report=watch.on_preparation)
-        loop = start(job)
-        for epoch in range(watch.epochs):
-            watch.on_epoch_begin(epoch)
-            for done in loop.run_epoch(epoch):
-                watch.on_batch_end(done, loop.work_done(epoch + done))
-            probabilities = predict_probabilities(loop.network, job.validation[0], on_batch_end=watch.check_stop)
-            measured = Evaluation(probabilities, job.validation[1])
-            if not np.isfinite(measured.loss):  # by the last step, whose own loss was still finite
-                raise DivergedError(
-                    "The training diverged: its validation loss is not finite. Try a smaller learning rate."
-                )
-            numbers = (loop.loss, loop.accuracy, measured.loss, measured.accuracy)
-            watch.on_epoch_end(numbers, loop.network.get_weights(), loop.work_done(epoch + 1))
-            if watch.ended_early:
-                break
-    except (KeyboardInterrupt, StopTraining):
+        with watch.obeying_signals():
+            job = prepare(report=watch.on_preparation)
+            loop = start(job)
+            keeper.restore(loop, watch)
+            _run_epochs(loop, job, watch, keeper)
+    except StopTraining:
+        status = "interrupted"
+        keeper.checkpoint(loop, watch)
+    except KeyboardInterrupt:
         status = "interrupted"
     except Exception as caught:
         status, error = "failed", caught
@@ -249,24 +280,44 @@ def _fit(
     return status, error, job
 
 
-def _keep(classifier: Classifier, path: Path, seen: Job, progress: Progress) -> Classifier:
+def _run_epochs(loop: Loop | LogisticLoop, job: Job, watch: Watch, keeper: Keeper) -> None:
+    """Train and validate, from the first epoch that is not finished to the last."""
+    for epoch in range(len(watch.history["loss"]), watch.epochs):
+        if watch.ended_early:
+            return
+        watch.on_epoch_begin(epoch)
+        for done in loop.run_epoch(epoch):
+            keeper.checkpoint(loop, watch, every=HALF_A_MINUTE)
+            watch.on_batch_end(done, loop.work_done(epoch + done))
+        probabilities = predict_probabilities(loop.network, job.validation[0], on_batch_end=watch.check_stop)
+        measured = Evaluation(probabilities, job.validation[1])
+        if not np.isfinite(measured.loss):  # by the last step, whose own loss was still finite
+            raise DivergedError(
+                "The training diverged: its validation loss is not finite. Try a smaller learning rate."
+            )
+        numbers = (loop.loss, loop.accuracy, measured.loss, measured.accuracy)
+        watch.on_epoch_end(numbers, loop.network.get_weights(), loop.work_done(epoch + 1))
+        keeper.checkpoint(loop, watch, every=0)
+
+
+def _keep(classifier: Classifier, keeper: Keeper, seen: Job, progress: Progress) -> Classifier:
     """Save the classifier in its run: first uncalibrated, so that the weights are safe, and then calibrated."""
     status = classifier.manifest.status
-    kept = classifier.recorded(status="failed" if status == "failed" else "interrupted").save(path)
+    kept = keeper.save(classifier.recorded(status="failed" if status == "failed" else "interrupted"))
     if not classifier.manifest.history["loss"]:
         return kept
     progress.log("calibrating on the validation pictures")
     calibrated = calibrate(classifier, *seen.validation, learned=seen.network)
-    return calibrated.classifier.recorded(metrics=calibrated.metrics("val")).save(path, replace=True)
+    return keeper.save(calibrated.classifier.recorded(metrics=calibrated.metrics("val")))
 
 
-def _keep_what_there_is(classifier: Classifier, path: Path, seen: Job, watch: Watch) -> None:
+def _keep_what_there_is(classifier: Classifier, keeper: Keeper, seen: Job) -> None:
     """After an error, keep the best weights so far, or at least the record; further errors are ignored."""
     with contextlib.suppress(Exception):
-        if watch.history["loss"]:
-            _keep(classifier, path, seen, Progress(enabled=False))
+        if classifier.manifest.history["loss"]:
+            _keep(classifier, keeper, seen, Progress(enabled=False))
         else:
-            write_manifest(path, classifier.manifest)
+            keeper.record(classifier.manifest)
 
 
 def _in_words(error: Exception, recipe: Recipe) -> Exception:

@@ -1,8 +1,11 @@
 """The watch over a training: it keeps history and best weights, shows progress, and stops on request."""
 
+import contextlib
+import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +16,7 @@ History = dict[str, list[float]]
 
 
 class StopTraining(Exception):  # noqa: N818 - a request, not an error
-    """Raised during a training when the caller has set `stop`."""
+    """Raised between two steps of a training, after the caller has set `stop`, Ctrl-C or SIGTERM."""
 
 
 class Watch:
@@ -33,7 +36,6 @@ class Watch:
             None before the first.
         best_weights, best_epoch: Weights of the epoch with the highest validation accuracy so far, with `patience` of
             that with the lowest validation loss, and its number, from 0.
-        ended_early: Whether the validation loss has not fallen for `patience` epochs, and more would follow.
     """
 
     def __init__(
@@ -49,12 +51,18 @@ class Watch:
         self.weights: list[np.ndarray] | None = None
         self.best_weights: list[np.ndarray] | None = None
         self.best_epoch = -1
-        self.ended_early = False
         self._patience = patience
         self.began = time.monotonic()
-        self.epochs, self._progress, self._stop, self._listeners = epochs, progress, stop, listeners
+        self.epochs, self._progress, self._listeners = epochs, progress, listeners
+        self._stop, self._signalled = stop or threading.Event(), threading.Event()
         self._epoch, self._epoch_began = 0, self.began
         self._first_steps: float | None = None  # time when they were done, so that tracing does not count
+
+    @property
+    def ended_early(self) -> bool:
+        """Whether the validation loss has not fallen for `patience` epochs, and more would follow."""
+        finished = len(self.history["loss"])
+        return 0 < self._patience < finished - self.best_epoch and finished < self.epochs
 
     def on_preparation(self, done: float, what: str = "computing what the frozen layers see") -> None:
         """This share of what the epochs need is computed."""
@@ -79,8 +87,6 @@ class Watch:
         if self.best_weights is None or scores[-1] > scores[self.best_epoch]:
             self.best_weights, self.best_epoch = weights, self._epoch
         self.weights = self.best_weights if self._patience else weights
-        waited = self._epoch - self.best_epoch
-        self.ended_early = 0 < self._patience <= waited and self._epoch + 1 < self.epochs
         shown = "  ".join(f"{key} {self.history[key][-1]:.3f}" for key in HISTORY_KEYS)
         width, took = len(str(self.epochs)), time.monotonic() - self._epoch_began
         self._progress.log(
@@ -90,9 +96,40 @@ class Watch:
             listener({key: list(values) for key, values in self.history.items()})
 
     def check_stop(self) -> None:
-        """Raise `StopTraining` if the caller has set `stop`."""
-        if self._stop is not None and self._stop.is_set():
+        """Raise `StopTraining` if the caller has set `stop`, or a signal has come."""
+        if self._stop.is_set() or self._signalled.is_set():
             raise StopTraining
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it; see `restore`."""
+        best = {"best_epoch": self.best_epoch, "best_weights": self.best_weights}
+        return {"history": self.history, "seconds": time.monotonic() - self.began, **best}
+
+    def restore(self, state: dict[str, Any], weights: list[np.ndarray]) -> None:
+        """Go on from a `state()`, at which the network had these weights."""
+        self.history, self.began = state["history"], time.monotonic() - state["seconds"]
+        self.best_epoch, self.best_weights = state["best_epoch"], state["best_weights"]
+        self.weights = self.best_weights if self._patience else weights
+
+    @contextlib.contextmanager
+    def obeying_signals(self) -> Iterator[None]:
+        """In the main thread, Ctrl-C and SIGTERM end the training after the current step; a second one acts at once."""
+        before: dict[int, Any] = {}
+
+        def stop(number: int, _frame) -> None:
+            self._signalled.set()
+            signal.signal(number, before[number])
+
+        if threading.current_thread() is threading.main_thread():
+            before |= {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+            before = {number: handler for number, handler in before.items() if handler is not None}
+        try:
+            for number in before:
+                signal.signal(number, stop)
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def _time_left(self, work_done: float) -> str:
         return "" if self._first_steps is None else _time_left(self._first_steps, work_done)

@@ -16,7 +16,7 @@ from imgclassify.data.loading import load_dataset
 from imgclassify.progress import Progress
 from imgclassify.recipes import RECIPES
 from imgclassify.runs.records import compare_runs, delete_run, list_runs
-from imgclassify.training.train import train_model
+from imgclassify.training.train import train_model, unfinished_run
 from imgclassify.training.watch import History
 from imgclassify.visualization import plot_history, plot_runs
 from imgclassify.widgets.handlers import Worker, guarded, row, styled
@@ -37,7 +37,7 @@ class TrainingPanel(ipywidgets.VBox):
         status, message: `HTML` with the progress, and with sentences about what went wrong.
         curves: `Image` with the history so far.
         runs: `SelectMultiple` of run names.
-        compare, delete, confirm, keep: Buttons.
+        compare, resume, delete, confirm, keep: Buttons.
         table: `HTML` with the comparison; `overlay`: `Image` with the curves of the chosen runs.
         model, history: Of the last training.
         wait: Waits, at most a given number of seconds, for the training to end; returns whether it has.
@@ -72,46 +72,59 @@ class TrainingPanel(ipywidgets.VBox):
         whole = {"width": "420px", "max_width": "100%", "margin": "0"}
         self.runs = ipywidgets.SelectMultiple(options=[], rows=5, layout=whole)
         self.compare = ipywidgets.Button(description="Compare", tooltip="The chosen runs, or all of them")
+        self.resume = ipywidgets.Button(description="Resume", tooltip="Go on with the chosen run, if it is unfinished")
         self.delete = ipywidgets.Button(description="Delete...", tooltip="Delete the chosen runs, after asking")
         self.confirm = ipywidgets.Button(description="Yes, delete", button_style="danger")
         self.keep = ipywidgets.Button(description="Keep")
         self._question = ipywidgets.HTML()
         self._asking = row(self._question, self.confirm, self.keep)
         self._asking.layout.display = "none"
-        for name in ("start", "stop", "compare", "delete", "confirm", "keep"):
+        for name in ("start", "stop", "compare", "resume", "delete", "confirm", "keep"):
             getattr(self, name).on_click(getattr(self, f"_on_{name}"))
         self.recipe.observe(self._on_recipe, names="value")
         settings = (getattr(self, name) for name in ("recipe", *_PANEL_SETTINGS, "seed", "share"))
         above = (row(*settings), row(self.start, self.stop), self.status, self.message, self.curves)
         heading = ipywidgets.HTML("<b>Runs</b>, newest first (Ctrl or Shift chooses several)")
-        below = (self.runs, row(self.compare, self.delete), self._asking, self.table, self.overlay)
+        below = (self.runs, row(self.compare, self.resume, self.delete), self._asking, self.table, self.overlay)
         super().__init__(styled(*above, heading, *below))
         self.add_class("imgclassify")
         self._list_runs()
 
     @guarded
     def _on_start(self, _button) -> None:
-        if not self.wait(0):
-            return
-        self._stop.clear()
-        self.message.value = ""
-        self._busy(True)
-        settings = {name: getattr(self, name).value for name in (*_PANEL_SETTINGS, "seed", "share")}
-        self._worker.begin(self._train, self.recipe.value, settings)
+        self._begin(
+            self.recipe.value, {name: getattr(self, name).value for name in (*_PANEL_SETTINGS, "seed", "share")}
+        )
+
+    @guarded
+    def _on_resume(self, _button) -> None:
+        if len(self.runs.value) != 1:
+            raise ValueError("Choose one run in the list first.")
+        record, recipe = unfinished_run(self.runs.value[0])
+        same = self._data is not None and self._data.fingerprint == record.dataset.fingerprint
+        self._begin(recipe.name, {"resume": record.run, "data": self._data if same else record.dataset.location()})
+
+    def _begin(self, recipe: str, settings: dict) -> None:
+        if self.wait(0):
+            self._stop.clear()
+            self.message.value = ""
+            self._busy(True)
+            self._worker.begin(self._train, recipe, settings)
 
     @guarded
     def _train(self, recipe: str, settings: dict) -> None:
         try:
             self.status.value = "Loading the data ..."
             progress = StatusProgress(self.status, self._stop)
-            self._data = self._data or load_dataset("auto", progress=progress)
-            if self._data.notice:
+            if "data" not in settings:
+                settings["data"] = self._data = self._data or load_dataset("auto", progress=progress)
+            if self._data and self._data.notice:
                 self.message.value = display.message(self._data.notice)
             if self._stop.is_set():
                 raise KeyboardInterrupt
             self.status.value = "Building the network ..."
             settings |= {"on_epoch_end": functools.partial(self._draw, recipe), "progress": progress}
-            self.model, self.history = train_model(recipe, self._data, stop=self._stop, **settings)
+            self.model, self.history = train_model(recipe, stop=self._stop, **settings)
             manifest = self.model.manifest
             ending = "Finished" if manifest.status == "complete" else "Stopped"
             accuracy = manifest.metrics.get("val_accuracy")
@@ -181,7 +194,8 @@ class TrainingPanel(ipywidgets.VBox):
         self.overlay.layout.display = "none"
 
     def _busy(self, busy: bool) -> None:
-        self.start.disabled = self.delete.disabled = self.confirm.disabled = busy
+        for button in (self.start, self.resume, self.delete, self.confirm):
+            button.disabled = busy
         self.stop.disabled = not busy
 
 

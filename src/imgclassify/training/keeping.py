@@ -1,0 +1,96 @@
+"""Keeping: a training's run, with its record, checkpoints and model; a disk that fails does not end the training."""
+
+import contextlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from imgclassify.classifier import Classifier
+from imgclassify.progress import Progress
+from imgclassify.runs.checkpoint import read_checkpoint, remove_checkpoints, write_checkpoint
+from imgclassify.runs.locks import LockedError, locked
+from imgclassify.runs.manifest import Manifest, write_manifest
+from imgclassify.runs.names import RUN_MODEL, lock_of
+from imgclassify.training.loop import Loop
+from imgclassify.training.watch import Watch
+
+HALF_A_MINUTE = 30.0
+_MOST = 0.01  # share of the time that checkpoints may take
+
+
+class Keeper:
+    """Keeps a training in its run, whose folder it locks until `close`.
+
+    What cannot be written is said once, and tried again at the next occasion; the training goes on in memory.
+
+    Args:
+        folder: The run's; it is created.
+        progress: Where problems are said.
+
+    Raises:
+        ValueError: Another training is writing this run.
+    """
+
+    def __init__(self, folder: Path, progress: Progress):
+        self._folder, self._model, self._progress = folder, folder / RUN_MODEL, progress
+        self._said, self._last, self._cost = set[str](), time.monotonic(), 0.0
+        self._lock = contextlib.ExitStack()
+        self._try(lambda: None)  # creates the folder
+        try:
+            self._lock.enter_context(locked(lock_of(folder)))
+        except LockedError as error:
+            raise ValueError(f"The run {folder.name} is being trained already.") from error
+
+    def record(self, manifest: Manifest) -> None:
+        """Write the run's manifest."""
+        self._try(lambda: write_manifest(self._model, manifest))
+
+    def restore(self, loop, watch: Watch) -> None:
+        """Go on from the run's last checkpoint, if it has one."""
+        if isinstance(loop, Loop) and (state := read_checkpoint(self._folder)) is not None:
+            loop.restore(state["loop"])
+            watch.restore(state["watch"], loop.network.get_weights())
+            if len(watch.history["loss"]) > loop.epoch:
+                list(loop.run_epoch(loop.epoch))  # its steps are done
+
+    def checkpoint(self, loop, watch: Watch, *, every: float | None = None) -> None:
+        """Write a checkpoint.
+
+        Args:
+            loop: A `Loop`; any other, and None, has nothing to write.
+            watch: The training's.
+            every: Not before so many seconds after the last one, nor before a hundred times as long as that took;
+                None for at once.
+        """
+        began = time.monotonic()
+        waiting = every is not None and began - self._last < max(every, self._cost / _MOST)
+        if waiting or not isinstance(loop, Loop):
+            return
+        state = {"loop": loop.state(), "watch": watch.state()}
+        self._try(lambda: write_checkpoint(self._folder, state))
+        self._last = time.monotonic()
+        self._cost = self._last - began
+
+    def save(self, classifier: Classifier) -> Classifier:
+        """The classifier, saved in the run if that is possible; a complete one needs no checkpoints any more."""
+        saved = self._try(lambda: classifier.save(self._model, replace=True))
+        if saved is not None and classifier.manifest.status == "complete":
+            remove_checkpoints(self._folder)
+        return saved or classifier
+
+    def close(self) -> None:
+        """Release the run."""
+        self._lock.close()
+
+    def _try(self, write: Callable[[], Any]) -> Any:
+        """What `write` returns; None, with a sentence, if the disk does not take it."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            return write()
+        except OSError as error:
+            sentence = f"{error.filename or self._folder} cannot be written: {error.strerror or error}."
+            if sentence not in self._said:
+                self._said.add(sentence)
+                self._progress.say(f"{sentence} The training goes on in memory, and is saved as soon as that works.")
+        return None

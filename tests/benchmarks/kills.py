@@ -1,0 +1,71 @@
+"""Kill trainings and see that nothing is lost: `python kills.py [KILLS]`, 100 by default; some fifteen minutes.
+
+Each training is killed again and again, half of the time at a random moment and half of the time at a random file
+operation, and resumed, until it ends. Its end must be that of a training that was never killed, bit for bit; and after
+each kill, the model that was published before must load, or the new one must.
+"""
+
+import json
+import random
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from imgclassify.runs.files import read_model
+
+KILLED = Path(__file__).resolve().parents[1] / "training" / "killed.py"
+
+
+def train(folder: Path, recipe: str, *operation: int, seconds: float | None = None) -> bool:
+    """Run the training; returns whether it ended by itself."""
+    command = [sys.executable, str(KILLED), str(folder), recipe, *map(str, operation)]
+    try:
+        ended = subprocess.run(command, timeout=seconds, capture_output=True, text=True)  # the timeout kills
+    except subprocess.TimeoutExpired:
+        return False
+    if ended.returncode not in (0, -9):
+        raise SystemExit(ended.stderr)
+    return ended.returncode == 0
+
+
+def published(folder: Path) -> str | None:
+    """Checksum of the published model, which must load; None before the first."""
+    model = folder / "model.keras"
+    return read_model(model)[1].sha256 if model.exists() else None
+
+
+def main(kills: int) -> None:
+    chance, killed, resumed, trainings = random.Random(0), 0, 0, 0
+    for recipe in ("baseline", "fast"):
+        with tempfile.TemporaryDirectory() as scratch:
+            whole = Path(scratch, "whole")
+            whole.mkdir()
+            assert train(whole, recipe)
+            expected = json.loads((whole / "result.json").read_text())
+            folder = Path(scratch, "killed")
+            folder.mkdir()
+            until = killed + kills // 2
+            while killed < until:
+                (folder / "result.json").unlink(missing_ok=True)
+                before, ended = published(folder), False
+                while not ended:
+                    if killed >= until:
+                        ended = train(folder, recipe)
+                    elif chance.random() < 0.5:
+                        ended = train(folder, recipe, seconds=chance.uniform(3, 8))
+                    else:
+                        ended = train(folder, recipe, chance.randint(1, 40))
+                    killed += not ended
+                    now = published(folder)
+                    assert before is None or now is not None, "the published model is lost"
+                result = json.loads((folder / "result.json").read_text())
+                for part in ("weights", "history", "metrics"):
+                    assert result[part] == expected[part], (recipe, part)
+                resumed, trainings = resumed + result["resumed"], trainings + 1
+                print(f"{recipe}: {killed} kills, {trainings} trainings ended as if there had been none", flush=True)
+    print(f"{killed} kills; {trainings} trainings ended bit for bit as without, {resumed} of them resumed.")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 100)
