@@ -45,48 +45,30 @@ class DataRecord:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What is known about a model. Without a manifest file, all fields have their defaults.
+    """What is known about a model. Without a manifest file, all fields have their defaults."""
 
-    Attributes:
-        run: Name of the run that it comes from.
-        status: "running", "complete", "interrupted", "failed", or "unknown" if nothing is recorded.
-        created: When the training began, ISO 8601, UTC.
-        recipe, dataset: How and on what it was trained.
-        seed, share, precision: As given to `train_model`.
-        class_names: One name per output.
-        input_shape: Height, width and channels of its input.
-        crop: Side of the central square of a picture that it is shown, as a share of the picture's shorter side.
-        temperatures: Calibration divides the logits by each of these and averages the answers; it is part of the
-            network.
-        outside_temperatures: Those that version 0.1.0 applied outside the network; they become layers when it is read.
-        metrics: Measurements of the saved model, such as "val_accuracy".
-        history: Lists with one value per epoch: "loss", "accuracy", "val_loss", "val_accuracy".
-        wall_time_s: Seconds that the training took.
-        versions, machine, commit: What it was trained with.
-        sha256, format: Checksum of the model file, and version of the manifest's format.
-    """
-
-    run: str = ""
-    status: Literal["running", "complete", "interrupted", "failed", "unknown"] = "unknown"
-    created: str = ""
-    recipe: Recipe | None = None
-    seed: int | None = None
+    run: str = ""  # name of the run that it comes from
+    status: Literal["running", "complete", "interrupted", "failed", "unknown"] = "unknown"  # if nothing is recorded
+    created: str = ""  # when the training began, ISO 8601, UTC
+    recipe: Recipe | None = None  # how it was trained
+    seed: int | None = None  # this and the next two as given to `train_model`
     share: _Finite = 1.0
     precision: str | None = None
-    dataset: DataRecord = field(default_factory=DataRecord)
-    class_names: tuple[str, ...] = ()
-    input_shape: tuple[int, ...] = ()
-    crop: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
-    temperatures: tuple[_Finite, ...] = ()
-    outside_temperatures: tuple[_Finite, ...] = ()
+    dataset: DataRecord = field(default_factory=DataRecord)  # what it was trained on
+    class_names: tuple[str, ...] = ()  # one per output
+    input_shape: tuple[int, ...] = ()  # height, width and channels
+    crop: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0  # side of the central square, as a share of the shorter side
+    temperatures: tuple[_Finite, ...] = ()  # by which calibration, a part of the network, divides the logits
+    outside_temperatures: tuple[_Finite, ...] = ()  # of version 0.1.0; they become layers when the model is read
+    # Measurements of the saved model, such as "val_accuracy".
     metrics: Mapping[str, _Metric] = field(default_factory=dict)  # type: ignore[valid-type] # Any, for mypy
-    history: Mapping[str, list[float]] = field(default_factory=dict)
-    wall_time_s: _Finite = 0.0
-    versions: Mapping[str, str] = field(default_factory=dict)
+    history: Mapping[str, list[float]] = field(default_factory=dict)  # "loss", "val_accuracy", ...: a value per epoch
+    wall_time_s: _Finite = 0.0  # seconds that the training took
+    versions: Mapping[str, str] = field(default_factory=dict)  # this, `machine` and `commit`: what it was trained with
     machine: Mapping[str, str | _Count | float | list[str] | None] = field(default_factory=dict)
     commit: str | None = None
-    sha256: str | None = None
-    format: int = FORMAT
+    sha256: str | None = None  # of the model file
+    format: int = FORMAT  # of the manifest
 
     def __post_init__(self):
         for key, value in self.metrics.items():
