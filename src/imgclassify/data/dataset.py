@@ -209,10 +209,9 @@ def near_duplicates(data: Dataset, *, count: int = 8) -> list[tuple[int, int, fl
         small -= small.mean(axis=1, keepdims=True)
         return small / np.maximum(np.linalg.norm(small, axis=1, keepdims=True), 1e-6)
 
-    train, nearest, alike = describe(data.x_train), [], []
+    train, found = describe(data.x_train), list[tuple[int, float]]()
     for test in np.array_split(describe(data.x_test), -(-len(data.x_test) // 500)):  # limits the memory
         products = test @ train.T
-        nearest += products.argmax(axis=1).tolist()
-        alike += products.max(axis=1).tolist()
-    order = np.argsort(-np.asarray(alike), kind="stable")[:count].tolist()
-    return [(i, nearest[i], alike[i]) for i in order]
+        found += zip(products.argmax(axis=1).tolist(), products.max(axis=1).tolist(), strict=True)
+    order = sorted(range(len(found)), key=lambda row: -found[row][1])
+    return [(row, *found[row]) for row in order[:count]]

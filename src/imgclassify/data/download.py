@@ -9,7 +9,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,9 +142,7 @@ class _Transfer:
         with self._open(have, answer_within) as response:
             if response.status_code == 416 and have >= (self.size or 1):
                 return  # the server has no more: the part is complete, or belongs to another file
-            skip = self._check(response, have)
-            length = response.headers.get("Content-Length", "")
-            total = int(length) + have - skip if length.isdigit() else self.size
+            skip, total = self._check(response, have)
             started = window_start = time.monotonic()
             arrived = window_bytes = 0
             with self.part.open("ab") as file:
@@ -173,17 +171,26 @@ class _Transfer:
         import requests
 
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+        options: Any = {"headers": headers, "stream": True, "timeout": (seconds, self.patience.stall)}
+        answer: Future = Future()
         started = time.monotonic()
+
+        def ask() -> None:
+            try:
+                answer.set_result(requests.get(self.url, **options))
+            except Exception as error:
+                answer.set_exception(error)
+
+        threading.Thread(target=ask, daemon=True).start()  # abandoned if it takes longer
         try:
-            options: Any = {"headers": headers, "stream": True, "timeout": (seconds, self.patience.stall)}
-            return _within(seconds, lambda: requests.get(self.url, **options))
-        except requests.Timeout:
+            return answer.result(seconds)
+        except (TimeoutError, requests.Timeout):
             raise DownloadError(f"did not answer within {time.monotonic() - started:.0f} s") from None
         finally:
             self.waited += time.monotonic() - started
 
-    def _check(self, response, have: int) -> int:
-        """Check that the response can be the file; returns how many of its first bytes are already here."""
+    def _check(self, response, have: int) -> tuple[int, int | None]:
+        """Check that the response can be the file; returns how many of its bytes are here already, and its length."""
         if response.status_code not in (200, 206):
             raise DownloadError(f"answered {response.status_code} {response.reason}".rstrip())
         if response.headers.get("Content-Type", "").startswith("text/html"):
@@ -192,10 +199,10 @@ class _Transfer:
         if continued and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
             raise DownloadError("answered with a range that was not requested")
         length = response.headers.get("Content-Length", "")
-        offered = int(length) + (have if continued else 0) if length.isdigit() else None
-        if self.size is not None and offered not in (None, self.size):
-            raise DownloadError(f"offers {offered:,} bytes, expected {self.size:,}")
-        return 0 if continued else have
+        total = int(length) + (have if continued else 0) if length.isdigit() else self.size
+        if self.size is not None and total != self.size:
+            raise DownloadError(f"offers {total:,} bytes, expected {self.size:,}")
+        return 0 if continued else have, total
 
     def _report(self, *, have: int, total: int | None, skip: int, arrived: int, seconds: float) -> None:
         speed = arrived / max(seconds, 1e-3)
@@ -208,22 +215,6 @@ class _Transfer:
             if self.patience.total is not None and seconds > 3 and taken + left > self.patience.total:
                 raise DownloadError(f"is slow: {speed / 1e3:.0f} kB/s, {format_seconds(left)} left")
         self.progress.update(text)
-
-
-def _within(seconds: float, function: Callable[[], object]):
-    """Result of `function()`, or `DownloadError` after `seconds`; it runs in a thread that is then abandoned."""
-    answer: Future = Future()
-
-    def work() -> None:
-        try:
-            answer.set_result(function())
-        except Exception as error:
-            answer.set_exception(error)
-
-    threading.Thread(target=work, daemon=True).start()
-    if not wait([answer], timeout=seconds).done:
-        raise DownloadError(f"did not answer within {seconds:.0f} s")
-    return answer.result()
 
 
 def _in_words(error: Exception) -> str:

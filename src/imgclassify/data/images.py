@@ -1,10 +1,11 @@
 """Pictures: the only way from any picture to model input. Decode safely, turn upright, crop, resize."""
 
+import contextlib
 import io
 import os
 import threading
 import warnings
-from contextlib import nullcontext
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -59,7 +60,9 @@ def decode_image(picture: Picture, *, name: str | None = None, size: int = _DRAF
     if isinstance(picture, np.ndarray):
         return _to_rgb(_image_from_array(picture, name or "The array"))
     if isinstance(picture, Image.Image):
-        return _finish(picture, name or "The image", copy=True)
+        with _named_errors(name or "The image"):
+            _check_size(*picture.size, name or "The image")
+            return _finish(picture.copy())
     if isinstance(picture, (str, os.PathLike)):
         return _decode_file(Path(picture).expanduser(), name or os.fspath(picture), size)
     if hasattr(picture, "read"):
@@ -152,25 +155,16 @@ def _decode(file: BinaryIO, length: int, name: str, size: int) -> Image.Image:
     formats: tuple[str, ...] = _FORMATS
     if head[4:8] == b"ftyp" and head[8:] in _HEIC_BRANDS:
         formats = (*_FORMATS, _heic_format(name))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # for odd metadata; our own limit stops bombs
-            image: Image.Image = Image.open(file, formats=formats)
-            _check_size(*image.size, name)
-            full_size = image.size
-            image.draft("RGB", (max(size, _DRAFT_SIDE),) * 2)
-            with _large if image.width * image.height > _LARGE else nullcontext():
-                image = _finish(image, name)
-            image.info["full_size"] = full_size
-            return image
-    except ImageError:
-        raise
-    except UnidentifiedImageError:
-        raise ImageError(f"{name} is not a picture of a known format: {_ACCEPTED}.") from None
-    except Image.DecompressionBombError:
-        raise ImageError(_TOO_MANY.format(name)) from None
-    except Exception as error:  # decoders raise many kinds of errors for a damaged file
-        raise _damaged(name, error) from error
+    with _named_errors(name), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # for odd metadata; our own limit stops bombs
+        image: Image.Image = Image.open(file, formats=formats)
+        _check_size(*image.size, name)
+        full_size = image.size
+        image.draft("RGB", (max(size, _DRAFT_SIDE),) * 2)
+        with _large if image.width * image.height > _LARGE else contextlib.nullcontext():
+            image = _finish(image)
+        image.info["full_size"] = full_size
+        return image
 
 
 def _heic_format(name: str) -> str:
@@ -184,8 +178,19 @@ def _heic_format(name: str) -> str:
     return "HEIF"
 
 
-def _damaged(name: str, error: Exception) -> ImageError:
-    return ImageError(f"{name} is damaged or cut off ({error}): {_ACCEPTED}.")
+@contextlib.contextmanager
+def _named_errors(name: str) -> Iterator[None]:
+    """Say in one sentence what is wrong with this picture."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except UnidentifiedImageError:
+        raise ImageError(f"{name} is not a picture of a known format: {_ACCEPTED}.") from None
+    except Image.DecompressionBombError:
+        raise ImageError(_TOO_MANY.format(name)) from None
+    except Exception as error:  # decoders raise many kinds of errors for a damaged file
+        raise ImageError(f"{name} is damaged or cut off ({error}): {_ACCEPTED}.") from error
 
 
 def _check_size(width: int, height: int, name: str) -> None:
@@ -195,17 +200,10 @@ def _check_size(width: int, height: int, name: str) -> None:
         raise ImageError(f"{name} has no pixels: its size is {width} x {height}.")
 
 
-def _finish(image: Image.Image, name: str, *, copy: bool = False) -> Image.Image:
-    """The pixels of an opened picture, upright and in RGB; the picture itself is modified unless `copy` is set."""
-    _check_size(*image.size, name)
-    try:
-        image = image.copy() if copy else image
-        ImageOps.exif_transpose(image, in_place=True)
-        return _to_rgb(image)
-    except ImageError:
-        raise
-    except Exception as error:
-        raise _damaged(name, error) from error
+def _finish(image: Image.Image) -> Image.Image:
+    """The pixels of an opened picture, upright and in RGB; the picture itself may be modified."""
+    ImageOps.exif_transpose(image, in_place=True)
+    return _to_rgb(image)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
