@@ -75,7 +75,7 @@ class Recipe:
         object.__setattr__(self, "sizes", tuple(self.sizes))  # JSON gives a list
         check_name(self.name)
         check_augmentation(self.augmentation)
-        cuts = (*BACKBONES.get(self.architecture, ()), FEATURES)
+        cuts, logistic = (*BACKBONES.get(self.architecture, ()), FEATURES), self.optimizer == "logistic"
         for field, valid, bound in (
             ("epochs", self.epochs >= 1, "at least 1"),
             ("patience", self.patience >= 0, "at least 0"),
@@ -89,14 +89,10 @@ class Recipe:
             ("size", 18 <= self.size <= 1024, "from 18 to 1024 pixels"),
             ("frozen", not self.frozen or self.architecture in BACKBONES, f"empty, except for {', '.join(BACKBONES)}"),
             ("frozen", self.frozen in ("", *cuts), f"one of {', '.join(cuts)} for {self.architecture}, or empty"),
-            (
-                "frozen",
-                self.frozen != FEATURES or self.optimizer == "logistic",
-                "empty or a stage, except for logistic",
-            ),
+            ("frozen", self.frozen != FEATURES or logistic, "empty or a stage, except for logistic"),
             ("variants", 1 <= self.variants <= 100, "from 1 to 100"),
-            ("optimizer", self.optimizer != "logistic" or self.frozen == FEATURES, 'adamw, unless frozen="features"'),
-            ("epochs", self.optimizer != "logistic" or self.epochs == 1, "1 for logistic regression"),
+            ("optimizer", not logistic or self.frozen == FEATURES, 'adamw, unless frozen="features"'),
+            ("epochs", not logistic or self.epochs == 1, "1 for logistic regression"),
             ("schedule", self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
             ("label_smoothing", 0 <= self.label_smoothing < 1, "at least 0 and below 1"),
             ("sizes", self.sizes and all(0.5 < size <= 1 for size in self.sizes), "shares above 0.5 and at most 1"),
@@ -156,6 +152,8 @@ _PHOTOS = Recipe(
     validation_fraction=0.1,
 )
 
+_HEAD = replace(_PHOTOS, name="head", frozen=FEATURES, variants=1, epochs=1, optimizer="logistic", augmentation="none")
+
 RECIPES = {
     recipe.name: recipe
     for recipe in (
@@ -171,17 +169,8 @@ RECIPES = {
             views=2,
         ),
         _PHOTOS,
-        replace(_PHOTOS, name="head", frozen=FEATURES, variants=1, epochs=1, optimizer="logistic", augmentation="none"),
-        replace(
-            _PHOTOS,
-            name="guided",
-            architecture=f"{BACKBONE}-guided",
-            frozen=FEATURES,
-            variants=1,
-            epochs=1,
-            optimizer="logistic",
-            augmentation="none",
-        ),
+        _HEAD,
+        replace(_HEAD, name="guided", architecture=f"{BACKBONE}-guided"),
         replace(_PHOTOS, name="finetune", frozen="", variants=1, epochs=10, learning_rate=3e-4),
     )
 }
