@@ -46,22 +46,16 @@ def predict_probabilities(
     return _in_batches(_compile(network, views, x.dtype), network, x, on_batch_end)
 
 
-def predict_views(network, x: np.ndarray, *, views: int, on_batch_end: Callable[[], None] | None = None) -> np.ndarray:
-    """Class probabilities of each view of many pictures, not averaged; computed as for a single view.
+def predict_views(network, x: np.ndarray, *, views: int) -> np.ndarray:
+    """Class probabilities of each view of many pictures, which `combine_views` averages.
 
-    `combine_views` averages them, as `predict_probabilities` does.
-
-    Args:
-        network: As for `predict_probabilities`.
-        x: As for `predict_probabilities`.
-        views: As for `predict_probabilities`.
-        on_batch_end: As for `predict_probabilities`.
+    The arguments are those of `predict_probabilities`.
 
     Returns:
         float32, (views, N, number of classes); the unchanged picture is the first view.
     """
     compiled = _compile(network, 1, x.dtype)
-    return np.stack([_in_batches(compiled, network, view, on_batch_end) for view in _views(x, views, np.pad)])
+    return np.stack([_in_batches(compiled, network, view) for view in _views(x, views, np.pad)])
 
 
 def combine_views(probabilities: np.ndarray) -> np.ndarray:
@@ -83,10 +77,9 @@ def batch_length(shape: tuple[int, ...]) -> int:
     return max(1, min(_MOST_PICTURES, _MOST_PIXELS // int(np.prod(shape[:2]))))
 
 
-def _in_batches(compiled, network, x: np.ndarray, on_batch_end: Callable[[], None] | None) -> np.ndarray:
+def _in_batches(compiled, network, x: np.ndarray, on_batch_end: Callable[[], None] | None = None) -> np.ndarray:
     tf, step = backend.tensorflow(), batch_length(x.shape[1:])
-    taken = network.input_shape[1:]
-    # TensorFlow would not say.
+    taken = network.input_shape[1:]  # TensorFlow would not say what is wrong
     if any(side not in (None, given) for side, given in zip(taken, x.shape[1:], strict=True)):
         raise ValueError(f"The network takes pictures of shape {taken}. Received: {tuple(x.shape[1:])}")
 
