@@ -19,19 +19,12 @@ _STRETCH = np.log(4 / 3)  # of its width to its height, at most, either way
 
 
 class Variations(NamedTuple):
-    """How to vary each of N pictures; None leaves that part out.
+    """How to vary each of N pictures; None leaves that part out."""
 
-    Attributes:
-        mirrored: Whether to mirror it left to right, bool (N,).
-        shift: How far to move the view, int32 (N, 2): pixels down and to the right.
-        corner: Upper left corner of the square to cut out, int32 (N, 2): row and column.
-        box: Part of the picture to show, enlarged, float32 (N, 4): top, left, bottom and right, from 0 to 1.
-    """
-
-    mirrored: np.ndarray | None = None
-    shift: np.ndarray | None = None
-    corner: np.ndarray | None = None
-    box: np.ndarray | None = None
+    mirrored: np.ndarray | None = None  # whether to mirror it left to right, bool (N,)
+    shift: np.ndarray | None = None  # how far to move the view, int32 (N, 2): pixels down and to the right
+    corner: np.ndarray | None = None  # upper left one of the square to cut out, int32 (N, 2): row and column
+    box: np.ndarray | None = None  # part to show, enlarged, float32 (N, 4): top, left, bottom, right, from 0 to 1
 
     def at(self, rows: np.ndarray) -> "Variations":
         """The variations of some of the pictures."""

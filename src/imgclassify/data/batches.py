@@ -10,19 +10,12 @@ _CHUNK_BYTES = 8_000_000  # handed over at a time: enough to keep the compiled l
 
 
 class Chunk(NamedTuple):
-    """Pictures for several steps, in order.
+    """Pictures for several steps, in order; their number N is a multiple of the batch size."""
 
-    Attributes:
-        pictures: uint8 pictures or float16 activations (N, H, W, C), N a multiple of the batch size.
-        labels: Class numbers, int32 (N,).
-        positions: Their positions among the training pictures, int32 (N,), from 0.
-        variations: How to vary each of them.
-    """
-
-    pictures: np.ndarray
-    labels: np.ndarray
-    positions: np.ndarray
-    variations: Variations
+    pictures: np.ndarray  # uint8 pictures or float16 activations (N, H, W, C)
+    labels: np.ndarray  # class numbers, int32 (N,)
+    positions: np.ndarray  # among the training pictures, int32 (N,), from 0
+    variations: Variations  # how to vary each of them
 
 
 class Batches:

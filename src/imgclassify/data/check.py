@@ -43,23 +43,14 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class DataReport:
-    """What `check_data` found.
+    """What `check_data` found."""
 
-    Attributes:
-        name: The folder or data set.
-        counts: For each class, the number of pictures in each part.
-        sizes: Width and height in pixels of the smallest, the median and the largest picture.
-        skipped: One sentence for each file that cannot be read.
-        pairs: Exact and near-duplicates: first those in different classes, then in different parts, then in one class.
-        problems: What to look at, in sentences; empty if nothing was found.
-    """
-
-    name: str
-    counts: dict[str, dict[str, int]]
-    sizes: tuple[tuple[int, int], ...]
-    skipped: tuple[str, ...]
-    pairs: tuple[Pair, ...]
-    problems: tuple[str, ...]
+    name: str  # of the folder or data set
+    counts: dict[str, dict[str, int]]  # for each class, the number of pictures in each part
+    sizes: tuple[tuple[int, int], ...]  # width and height of the smallest, the median and the largest picture, pixels
+    skipped: tuple[str, ...]  # one sentence for each file that cannot be read
+    pairs: tuple[Pair, ...]  # those in different classes first, then those in different parts, then those in one class
+    problems: tuple[str, ...]  # what to look at, in sentences; empty if nothing was found
 
     def to_dict(self) -> dict[str, Any]:
         """The report as values for JSON."""

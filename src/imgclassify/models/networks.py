@@ -15,15 +15,11 @@ from imgclassify.models.guided import GUIDED, build_guided
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a picture is prepared for a network; scaling to [0, 1] is the same for all networks.
+    """How a picture is prepared for a network; scaling to [0, 1] is the same for all networks."""
 
-    Attributes:
-        size: Side of the square that the architecture was designed for, in pixels.
-        crop: Side of the central square that is cut out, as a share of the picture's shorter side, where the network
-            comes with classes of its own; what is trained here sees the whole central square.
-    """
-
-    size: int
+    size: int  # side of the square that the architecture was designed for, in pixels
+    # Side of the central square that is cut out, as a share of the picture's shorter side, where the network comes with
+    # classes of its own; what is trained here sees the whole central square.
     crop: float = 1.0
 
 

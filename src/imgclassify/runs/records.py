@@ -16,17 +16,11 @@ from imgclassify.runs.names import RUN_MODEL, find_run, lock_of, run_names, runs
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """The record of one training.
+    """The record of one training."""
 
-    Attributes:
-        name: Its folder's name, `<time>-<name>`.
-        folder: The folder, with `model.keras` and the manifest `model.json`.
-        manifest: Settings, history, metrics, versions.
-    """
-
-    name: str
-    folder: Path
-    manifest: Manifest
+    name: str  # of its folder, `<time>-<name>`
+    folder: Path  # with `model.keras` and the manifest `model.json`
+    manifest: Manifest  # settings, history, metrics, versions
 
     @property
     def epochs(self) -> int:
@@ -53,14 +47,10 @@ class Comparison:
     """Runs side by side, which print as a table in text or HTML.
 
     They are grouped by data set, the newest first in each group, and the group with the newest run first.
-
-    Attributes:
-        runs: The runs compared, in the order shown.
-        problems: One sentence for each run whose manifest cannot be read.
     """
 
-    runs: tuple[Run, ...]
-    problems: tuple[str, ...] = ()
+    runs: tuple[Run, ...]  # in the order shown
+    problems: tuple[str, ...] = ()  # one sentence for each run whose manifest cannot be read
 
     @cached_property
     def differences(self) -> dict[str, tuple[Any, ...]]:

@@ -31,24 +31,16 @@ _FEWEST, _SHORT_STEPS = 10, 20  # steps; the second in short mode
 
 @dataclass(frozen=True, eq=False)
 class LearningRates:
-    """How the loss of a fresh network changed while its learning rate rose from step to step.
+    """How the loss of a fresh network changed while its learning rate rose from step to step."""
 
-    Attributes:
-        rates: Learning rate of each step, float64 (S,).
-        losses: Mean loss of each step's batch, before the step, float64 (S,), in nats.
-        smoothed: The losses, smoothed by a Gaussian, float64 (S,).
-        valley: The suggested rate: the middle, on a logarithmic scale, between where the smoothed loss begins to fall
-            and where it is lowest.
-        steepest: The rate between these two at which the smoothed loss falls fastest.
-        clear: Whether it falls by more than the losses scatter around it; if not, the suggestions mean little.
-    """
-
-    rates: np.ndarray
-    losses: np.ndarray
-    smoothed: np.ndarray
+    rates: np.ndarray  # learning rate of each step, float64 (S,)
+    losses: np.ndarray  # mean loss of each step's batch, before the step, float64 (S,), in nats
+    smoothed: np.ndarray  # the losses, smoothed by a Gaussian, float64 (S,)
+    # The suggested rate: the middle, on a logarithmic scale, between where the smoothed loss begins to fall and where
+    # it is lowest.
     valley: float
-    steepest: float
-    clear: bool
+    steepest: float  # the rate between these two at which the smoothed loss falls fastest
+    clear: bool  # whether it falls by more than the losses scatter around it; if not, the suggestions mean little
 
     def __str__(self) -> str:
         doubt = "" if self.clear else " But the loss hardly falls: try more steps."

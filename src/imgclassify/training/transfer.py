@@ -24,17 +24,11 @@ _SMALL = 50_000_000  # bytes of activations that stay in memory
 
 
 class Job(NamedTuple):
-    """What a training loop trains, and on what.
+    """What a training loop trains, and on what."""
 
-    Attributes:
-        network: The part of the classifier's network that is trained; it shares its layers.
-        training: What it is trained on: `Batches`; for a logistic regression, features (N, D) and class numbers (N,).
-        validation: What it is validated on: pictures or activations (N, ...), and class numbers (N,).
-    """
-
-    network: Any
-    training: Any
-    validation: tuple[np.ndarray, np.ndarray]
+    network: Any  # the part of the classifier's network that is trained; it shares its layers
+    training: Any  # `Batches`; for a logistic regression, features (N, D) and class numbers (N,)
+    validation: tuple[np.ndarray, np.ndarray]  # pictures or activations (N, ...), and class numbers (N,)
 
 
 def prepare_job(
