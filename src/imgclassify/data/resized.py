@@ -8,16 +8,11 @@ from imgclassify.data.images import prepare_image, to_bytes
 
 
 class Resized:
-    """Pictures that are resized by `prepare_image`, those rows only that are asked for.
+    """Pictures that are resized by `prepare_image`, uint8 (N, size, size, 3), those rows only that are asked for.
 
     Args:
         pictures: uint8, or float in [0, 1], (N, H, W, 3): an array, or anything that is indexed like one.
         size: Side of the resized pictures in pixels.
-
-    Attributes:
-        shape: (N, size, size, 3).
-        dtype: uint8.
-        ndim: 4.
     """
 
     def __init__(self, pictures, size: int):

@@ -1,10 +1,8 @@
 """Backbones: networks that have learned from ImageNet's photos, to learn other classes from there."""
 
 import functools
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -122,17 +120,15 @@ def _lite0_weights() -> dict[str, np.ndarray]:
 
 
 def _convolution(
-    weights: dict[str, np.ndarray], x, name: str, normalisation: str, *, activated: bool = True, **shape
-) -> Any:
-    """A convolution and the batch normalisation after it as one layer, then ReLU6."""
-    layers = backend.keras().layers
-    depthwise, kernel = "filters" not in shape, shape.pop("kernel", 1)
-    strides = shape.pop("strides", 1)
-    kind: Callable = layers.DepthwiseConv2D if depthwise else functools.partial(layers.Conv2D, shape["filters"])
-    layer = kind(kernel, strides, padding="same", name=name.replace(".", "").strip("_"))
+    weights: dict[str, np.ndarray], x, name: str, batch_norm: str, *, activated: bool = True, kernel: int = 1, **options
+):
+    """A convolution and the batch normalisation after it as one layer, then ReLU6; depthwise without `filters`."""
+    layers, depthwise = backend.keras().layers, "filters" not in options
+    kind = layers.DepthwiseConv2D if depthwise else layers.Conv2D
+    layer = kind(kernel_size=kernel, padding="same", name=name.replace(".", "").strip("_"), **options)
     x = layer(x)
     gamma, beta, mean, variance = (
-        weights[f"{normalisation}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")
+        weights[f"{batch_norm}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")
     )
     scale = gamma / np.sqrt(variance + _EPSILON)
     values = weights[f"{name}.weight"] * scale[:, None, None, None]  # (filters, channels, height, width)

@@ -17,7 +17,7 @@ class _Reader(pickle.Unpickler):
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _describe
+            return lambda storage, start, shape, strides, *_: (storage, start, shape, strides)
         if module == "torch" and name in _KINDS:
             return np.dtype(_KINDS[name])
         raise pickle.UnpicklingError(f"{module}.{name} is not on the list")
@@ -25,10 +25,6 @@ class _Reader(pickle.Unpickler):
     def persistent_load(self, pid):
         _, kind, key, *_ = pid
         return kind, key
-
-
-def _describe(storage, start, shape, strides, *_):
-    return storage, start, shape, strides
 
 
 def read_weights(path: Path) -> dict[str, np.ndarray]:

@@ -4,15 +4,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from imgclassify import backend
 from imgclassify.classifier import Classifier
 from imgclassify.data.dataset import Dataset, DatasetError
-from imgclassify.data.photos import take_rows
 from imgclassify.evaluation.metrics import Evaluation
+from imgclassify.models.backbones import FEATURES
 from imgclassify.models.inference import predict_probabilities
 from imgclassify.models.networks import build_model
 from imgclassify.progress import Progress
 from imgclassify.recipes import get_recipe
-from imgclassify.training.transfer import fit_last_layer, prepare_job
+from imgclassify.training.features import compute_features, fit_last_layer
 
 
 def accuracy_by_photos(
@@ -43,26 +44,23 @@ def accuracy_by_photos(
     if min(counts) < 1:
         raise DatasetError(f"Numbers of photos per class must be at least 1. Received: {min(counts)}")
     recipe = get_recipe("head")
-    shape = (recipe.size, recipe.size, 3)
+    shape, labels = (recipe.size, recipe.size, 3), data.y_train
     network = build_model(recipe.architecture, input_shape=shape, num_classes=len(data.class_names))
-    pictures = Classifier.of(network).fitting(data.x_train)
     train_rows, val_rows = data.validation_split(recipe.validation_fraction, seed)
     with progress or Progress() as progress:
-        job = prepare_job(
+        features = compute_features(
             network,
-            recipe,
-            (pictures, data.y_train, train_rows),
-            (take_rows(pictures, val_rows), data.y_train[val_rows]),
-            seed=seed,
-            report=lambda done: progress.update(f"computing features  {done:4.0%}"),
+            Classifier.of(network).fitting(data.x_train),
+            np.arange(len(labels)),
+            report=lambda done: progress.update(f"computing features  {done / len(labels):4.0%}"),
         )
-    (features, labels), (held, truth) = job.training, job.validation
+    last = backend.keras().Model(network.get_layer(FEATURES).output, network.output)
     accuracies: dict[int, list[float]] = {count: [] for count in counts}
     for count, found in accuracies.items():
         for draw in range(draws):
             random = np.random.default_rng([seed, count, draw])
-            members = (np.flatnonzero(labels == label) for label in range(len(data.class_names)))
+            members = (train_rows[labels[train_rows] == label] for label in range(len(data.class_names)))
             chosen = np.concatenate([random.permutation(each)[:count] for each in members])
-            fit_last_layer(job.network, features[chosen], labels[chosen])
-            found.append(Evaluation(predict_probabilities(job.network, held), truth).accuracy)
+            fit_last_layer(last, features[chosen], labels[chosen])
+            found.append(Evaluation(predict_probabilities(last, features[val_rows]), labels[val_rows]).accuracy)
     return accuracies

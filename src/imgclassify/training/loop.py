@@ -64,14 +64,16 @@ class Loop:
         if not self._restored:
             self._begin(epoch)
         self._restored = False
-        steps, start, chunk, end_of_chunk = self._steps[epoch], 0, None, 0
+        tf, steps, start, chunk, end_of_chunk = backend.tensorflow(), self._steps[epoch], 0, None, 0
         while self.step < steps:
             if self.step >= end_of_chunk:
                 start, drawn = self.step, self._batches.chunk(epoch, self._order, self.step)
-                end_of_chunk, chunk = start + len(drawn.positions) // self._batches.batch_size, _as_tensors(drawn)
+                end_of_chunk = start + len(drawn.positions) // self._batches.batch_size
+                chunk = {key: tf.constant(part) for key, part in _used(drawn).items()}
             size, end_of_size = self.size_at(epoch, self.step)
             end = min(end_of_chunk, end_of_size)
-            done, sums = self._advance(chunk, self._sums, *_scalars(self.step - start, end - start, *size))
+            numbers = [tf.constant(number, tf.int32) for number in (self.step - start, end - start, *size)]
+            done, sums = self._advance(chunk, self._sums, *numbers)
             self.step, self._sums = start + int(done), sums.numpy()
             if not np.isfinite(self._sums[0]):
                 raise DivergedError(
@@ -199,11 +201,3 @@ def _used(chunk: Chunk) -> dict[str, np.ndarray]:
     """The arrays of a chunk by name, without variations that are not drawn."""
     parts = {"pictures": chunk.pictures, "labels": chunk.labels, "positions": chunk.positions}
     return parts | {name: part for name, part in chunk.variations._asdict().items() if part is not None}
-
-
-def _as_tensors(chunk: Chunk) -> dict:
-    return {key: backend.tensorflow().constant(part) for key, part in _used(chunk).items()}
-
-
-def _scalars(*numbers: int) -> list:
-    return [backend.tensorflow().constant(number, backend.tensorflow().int32) for number in numbers]

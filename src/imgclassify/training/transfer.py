@@ -1,9 +1,7 @@
 """Transfer: keep what a backbone has learned up to one of its layers, and train the layers after it."""
 
-import contextlib
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -88,14 +86,8 @@ def prepare_job(
 class LogisticLoop:
     """Fits a last layer by logistic regression, in place of `Loop`; its only epoch is the fit.
 
-    Args:
-        network: The last layer, as a network from features to probabilities.
-        features: float, (N, D).
-        labels: Class numbers, (N,).
-
-    Attributes:
-        network: As given.
-        loss, accuracy: Of the fitted layer, on the features that it was fitted to.
+    `network` is that layer, as a network from features (N, D) to probabilities. `loss` and `accuracy` are those on the
+    features that it was fitted to.
     """
 
     def __init__(self, network, features: np.ndarray, labels: np.ndarray):
@@ -104,9 +96,8 @@ class LogisticLoop:
 
     def run_epoch(self, epoch: int) -> Iterator[float]:
         """Fit; yields when it is done."""
-        features, labels = self._features, self._labels
-        fit_last_layer(self.network, features, labels)
-        measured = Evaluation(predict_probabilities(self.network, features), labels)
+        fit_last_layer(self.network, self._features, self._labels)
+        measured = Evaluation(predict_probabilities(self.network, self._features), self._labels)
         self.loss, self.accuracy = measured.loss, measured.accuracy
         yield 1.0
 
@@ -119,18 +110,6 @@ def _draw_variants(recipe: Recipe, variants: int, count: int, seed: int) -> list
     """Variations of all pictures for each variant; none for the first."""
     size, draws = (recipe.size, recipe.size), [np.random.default_rng([seed, 7, each]) for each in range(1, variants)]
     return [Variations(), *(draw_variations(recipe.augmentation, count, size, random) for random in draws)]
-
-
-@contextlib.contextmanager
-def _on_disk(folder: Path, size: int) -> Iterator[None]:
-    """Say in one sentence that the disk has no room."""
-    try:
-        yield
-    except OSError as error:
-        raise DatasetError(
-            f"{folder} cannot take the {size / 1e9:.1f} GB of activations ({error.strerror}): make room, set "
-            "IMGCLASSIFY_CACHE_DIR to a folder on another disk, or choose fewer variants."
-        ) from error
 
 
 class _Activations:
@@ -156,18 +135,21 @@ class _Activations:
         size = int(np.prod(shape, dtype=np.int64)) * np.dtype(np.float16).itemsize
         if size <= _SMALL:
             return np.concatenate(list(parts)).reshape(shape)
-        with _on_disk(folder := cache_dir(), size):
+        folder = cache_dir()
+        try:
             folder.mkdir(parents=True, exist_ok=True)
-            # It has no name, so that it vanishes with its last use. It is filled by `write`, because a store into a
-            # mapped file would end the process if the disk were full.
-            file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed below
-        with file:
-            for part in parts:
-                with _on_disk(folder, size):
+            # The file has no name, so that it vanishes with its last use. It is filled by `write`, because a store into
+            # a mapped file would end the process if the disk were full.
+            with tempfile.TemporaryFile(dir=folder) as file:
+                for part in parts:
                     file.write(part.data)
-            with _on_disk(folder, size):
                 file.flush()
-            return np.memmap(file, np.float16, "r", shape=shape)
+                return np.memmap(file, np.float16, "r", shape=shape)
+        except OSError as error:
+            raise DatasetError(
+                f"{folder} cannot take the {size / 1e9:.1f} GB of activations ({error.strerror}): make room, set "
+                "IMGCLASSIFY_CACHE_DIR to a folder on another disk, or choose fewer variants."
+            ) from error
 
     def _parts(self, pictures, rows: np.ndarray, variations: Variations) -> Iterator[np.ndarray]:
         """float16, a few pictures at a time."""
