@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from imgclassify import display
-from imgclassify.data.images import ImageError, Picture, decode_image, prepare_image, to_bytes
-from imgclassify.data.resized import Resized
+from imgclassify.data.images import ImageError, Picture, Resized, decode_image, prepare_image, to_bytes
 from imgclassify.models.backbones import BACKBONE, imagenet_class_names
 from imgclassify.models.inference import predict_probabilities
 from imgclassify.models.networks import PREPROCESSING, build_model

@@ -5,7 +5,7 @@ import re
 from dataclasses import asdict, dataclass, replace
 
 from imgclassify.data.augmentation import check_augmentation
-from imgclassify.models.backbones import BACKBONE, BACKBONES, FEATURES
+from imgclassify.models.backbones import BACKBONE, BACKBONES, FEATURES, GUIDED
 from imgclassify.models.inference import VIEWS
 
 OPTIMIZERS = ("adam", "adamw", "muon", "logistic")
@@ -170,7 +170,7 @@ RECIPES = {
         ),
         _PHOTOS,
         _HEAD,
-        replace(_HEAD, name="guided", architecture=f"{BACKBONE}-guided"),
+        replace(_HEAD, name="guided", architecture=GUIDED),
         replace(_PHOTOS, name="finetune", frozen="", variants=1, epochs=10, learning_rate=3e-4),
     )
 }

@@ -5,8 +5,7 @@ import pytest
 
 from imgclassify import backend, build_model
 from imgclassify.data.cifar import CIFAR10
-from imgclassify.models.backbones import BACKBONE, FEATURES, imagenet_class_names
-from imgclassify.models.guided import _KINDS, GUIDED
+from imgclassify.models.backbones import _KINDS, BACKBONE, FEATURES, GUIDED, imagenet_class_names
 from imgclassify.training.features import fit_last_layer
 
 SHAPE = (96, 96, 3)

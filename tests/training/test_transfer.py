@@ -11,8 +11,8 @@ from imgclassify import backend, build_model, evaluate_model, load_model
 from imgclassify.data.augmentation import Variations
 from imgclassify.data.dataset import DatasetError
 from imgclassify.data.folders import save_as_folder
+from imgclassify.data.images import Resized
 from imgclassify.data.loading import load_dataset
-from imgclassify.data.resized import Resized
 from imgclassify.models.backbones import BACKBONE, FEATURES
 from imgclassify.recipes import get_recipe
 from imgclassify.settings import cache_dir

@@ -12,7 +12,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from imgclassify.backend import tensorflow
+from imgclassify.backend import in_parallel, tensorflow
 
 Picture = str | os.PathLike | bytes | BinaryIO | Image.Image | np.ndarray
 
@@ -127,6 +127,29 @@ def scale_pixels(x):
 def to_bytes(x: np.ndarray) -> np.ndarray:
     """Pictures as uint8, (..., 3): floats in [0, 1] are scaled and rounded; uint8 stays as it is."""
     return x if x.dtype == np.uint8 else np.round(x * 255).astype(np.uint8)
+
+
+class Resized:
+    """Pictures that are resized by `prepare_image`, uint8 (N, size, size, 3), those rows only that are asked for.
+
+    Args:
+        pictures: uint8, or float in [0, 1], (N, H, W, 3): an array, or anything that is indexed like one.
+        size: Side of the resized pictures in pixels.
+    """
+
+    def __init__(self, pictures, size: int):
+        self._pictures, self._size = pictures, size
+        self.shape, self.dtype, self.ndim = (len(pictures), size, size, 3), np.dtype(np.uint8), 4
+
+    def __len__(self) -> int:
+        """Number of pictures."""
+        return len(self._pictures)
+
+    def __getitem__(self, rows) -> np.ndarray:
+        """uint8 (N, size, size, 3), for a slice, an array of row numbers or a mask."""
+        read = to_bytes(np.asarray(self._pictures[rows]))
+        found = list(in_parallel(lambda each: prepare_image(Image.fromarray(each), size=self._size), read))
+        return np.stack(found) if found else np.empty((0, *self.shape[1:]), np.uint8)
 
 
 def _decode_file(path: Path, name: str, size: int) -> Image.Image:

@@ -53,18 +53,7 @@ def build_application(architecture: str, input_shape: tuple[int, int, int], num_
     The weights are the file that Keras downloads. It is looked for in `IMGCLASSIFY_DATA_DIR/weights`, in `weights` of
     this package's cache and in Keras' own cache, and else downloaded. It is read as data, in the order of the layers,
     as Keras does. Its MD5 must be the one in Keras' source; there is none for MobileNetV2, of whose file only the
-    shapes are checked, and that all numbers are finite.
-
-    Args:
-        architecture: One of these three.
-        input_shape: Height and width, equal, from 32 to 288 pixels, and 3 channels.
-        num_classes: Number of classes. The weights of the last layer are zero.
-
-    Returns:
-        A `keras.Model` as `build_model` returns it.
-
-    Raises:
-        ValueError: The size is out of range, or the weights are not on this machine and cannot be downloaded now.
+    shapes are checked, and that all numbers are finite. The weights of the last layer are zero.
     """
     check_size(architecture, input_shape, _SMALLEST)
     keras, application = backend.keras(), APPLICATIONS[architecture]

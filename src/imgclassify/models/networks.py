@@ -9,8 +9,7 @@ import numpy as np
 from imgclassify import backend
 from imgclassify.data.images import scale_pixels
 from imgclassify.models.applications import APPLICATIONS, build_application
-from imgclassify.models.backbones import BACKBONE, build_lite0
-from imgclassify.models.guided import GUIDED, build_guided
+from imgclassify.models.backbones import BACKBONE, GUIDED, build_guided, build_lite0
 
 
 @dataclass(frozen=True)
@@ -55,15 +54,17 @@ def build_model(
 
     Args:
         architecture: One of these names.
-        input_shape: Height, width and channels of a picture, in pixels; at least 18 x 18, for "efficientnet-lite0"
-            96 x 96, for the other backbones 32 x 32.
-        num_classes: Number of classes, at least 2.
+        input_shape: Height, width and channels of a picture, in pixels; at least 18 x 18. Backbones take square RGB
+            pictures of 96 to 288 pixels ("efficientnet-lite0", with "-guided" or without) or of 32 to 288.
+        num_classes: Number of classes, at least 2; 10 for "efficientnet-lite0-guided". With 1,000, "efficientnet-lite0"
+            has ImageNet's own.
 
     Returns:
         A `keras.Model` from float32 pictures (N, *input_shape) in [0, 1] to probabilities (N, num_classes).
 
     Raises:
-        ValueError: The architecture is unknown, a number is out of range, or a backbone's weights are missing.
+        ValueError: The architecture is unknown, a number is out of range, or a backbone's weights are damaged, or not
+            on this machine and cannot be downloaded now.
 
     Example:
         >>> build_model().count_params()
