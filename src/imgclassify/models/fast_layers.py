@@ -3,6 +3,7 @@
 import functools
 import itertools
 import math
+from types import SimpleNamespace
 
 from imgclassify import backend
 
@@ -36,7 +37,7 @@ def _copy_of_baseline(model, precision: str, towers: int):
         bare = {"use_bias": False, "activation": "linear"} if isinstance(following, pooling) else {}
         layers.append(_fast_layer(layer, "float32" if last else precision, towers, **bare))
         if isinstance(layer, pooling):
-            layers.append(_biased_relu()(dtype=precision))
+            layers.append(_classes().biased_relu(dtype=precision))
     return keras.Sequential(layers)
 
 
@@ -57,17 +58,18 @@ def _fast_layer(layer, precision: str, towers: int, **changes):
     if kind is keras.layers.DepthwiseConv2D:  # its gradient in bfloat16 halves the speed of the whole network
         config["dtype"] = "float32"
     if kind is keras.layers.BatchNormalization and layer.trainable:  # else its statistics stay as they are
-        kind = _fused_batch_normalization()
+        kind = _classes().normalization
         config["momentum"] **= 1 / towers
     # In a kernel's gradient, the input channels act as the batch: a picture's three are too few.
     if kind is keras.layers.Conv2D and layer.trainable and precision == "mixed_bfloat16" and layer.input.shape[-1] > 3:
-        kind = _convolution()
+        kind = _classes().convolution
         config["parts"] = 2 ** max(0, round(math.log2(layer.output.shape[1] / 4)))  # 1 for 4 rows, 8 for 31
     return kind.from_config(config)
 
 
 @functools.cache
-def _fused_batch_normalization() -> type:
+def _classes() -> SimpleNamespace:
+    """The fast layers. They are classes of Keras, which is imported when they are needed."""
     keras, tf = backend.keras(), backend.tensorflow()
 
     class FusedBatchNormalization(keras.layers.BatchNormalization):
@@ -87,13 +89,6 @@ def _fused_batch_normalization() -> type:
                 moving.assign(moving * self.momentum + now * (1 - self.momentum))
             return outputs
 
-    return FusedBatchNormalization
-
-
-@functools.cache
-def _biased_relu() -> type:
-    keras = backend.keras()
-
     class BiasedReLU(keras.layers.Layer):
         """The bias and ReLU of the convolution before the max-pooling: the same result for a quarter of the work.
 
@@ -107,13 +102,6 @@ def _biased_relu() -> type:
         def call(self, inputs):
             return keras.activations.relu(inputs + self.bias)
 
-    return BiasedReLU
-
-
-@functools.cache
-def _convolution() -> type:
-    keras, tf = backend.keras(), backend.tensorflow()
-
     class Convolution(keras.layers.Conv2D):
         """Keras' layer with a stride of one, computed by `_convolve`."""
 
@@ -124,7 +112,7 @@ def _convolution() -> type:
         def convolution_op(self, inputs, kernel):
             return _convolve(inputs, tf.convert_to_tensor(kernel), self.padding.upper(), self.parts)
 
-    return Convolution
+    return SimpleNamespace(normalization=FusedBatchNormalization, biased_relu=BiasedReLU, convolution=Convolution)
 
 
 def _convolve(x, kernel, padding: str, parts: int):

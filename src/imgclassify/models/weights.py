@@ -33,9 +33,6 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
     The file holds three pickles about the format, the pickled dictionary, a pickled list of storages, and for each of
     these its length (64 bits) and raw values. Only dictionaries and arrays are built: the file cannot call anything.
 
-    Args:
-        path: The file, for instance `*.pth`.
-
     Returns:
         Arrays by name, float32 or int64, read-only.
 
