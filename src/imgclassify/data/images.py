@@ -246,18 +246,14 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     values = np.asarray(image, dtype=np.float64)
     if not np.isfinite(values).all():
         raise ValueError("it contains values that are not finite numbers")
-    low, high = _value_range(image.mode, values)
+    low, high = 0.0, 255.0
+    if image.mode != "F":
+        high = 65535.0 if image.mode.startswith("I;16") or values.max() > 255 else 255.0
+    elif values.min() < 0 or values.max() > 255:  # floats have no standard range: 0 to 1, else 0 to 255, else their own
+        low, high = values.min(), values.max()
+    elif values.max() <= 1:
+        high = 1.0
     return Image.fromarray(np.clip(np.round((values - low) * (255 / ((high - low) or 1))), 0, 255).astype(np.uint8))
-
-
-def _value_range(mode: str, values: np.ndarray) -> tuple[float, float]:
-    """The values that are black and white in a grey picture with more than eight bits."""
-    if mode != "F":
-        return 0, 65535 if mode.startswith("I;16") or values.max() > 255 else 255
-    # Floats have no standard range: 0 to 1, else 0 to 255, else from their lowest to their highest value.
-    if values.min() < 0 or values.max() > 255:
-        return values.min(), values.max()
-    return 0, 1 if values.max() <= 1 else 255
 
 
 def _image_from_array(array: np.ndarray, name: str) -> Image.Image:

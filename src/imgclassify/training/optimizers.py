@@ -24,7 +24,8 @@ def build_optimizer(recipe: Recipe, steps: int, *, scale_loss: bool = False):
     if recipe.schedule == "cosine":
         warmup = max(1, steps // _WARMUP)
         rate = keras.optimizers.schedules.CosineDecay(0.0, max(1, steps - warmup), 0.0, "cosine", rate, warmup)
-    optimizer = _muon()(rate) if recipe.optimizer == "muon" else _adam()(rate)
+    adam, muon = _classes()
+    optimizer = muon(rate) if recipe.optimizer == "muon" else adam(rate)
     if recipe.optimizer == "adamw":
         optimizer.weight_decay = recipe.weight_decay
         optimizer.exclude_from_weight_decay(var_names=["bias"])
@@ -32,7 +33,8 @@ def build_optimizer(recipe: Recipe, steps: int, *, scale_loss: bool = False):
 
 
 @functools.cache
-def _adam() -> type:
+def _classes() -> tuple[type, type]:
+    """Adam and Muon. They are classes of Keras, which is imported when they are needed."""
     keras, tf = backend.keras(), backend.tensorflow()
 
     class Adam(keras.optimizers.Adam):
@@ -52,13 +54,6 @@ def _adam() -> type:
                 epsilon=self.epsilon,
                 grad=gradient,
             )
-
-    return Adam
-
-
-@functools.cache
-def _muon() -> type:
-    keras, tf = backend.keras(), backend.tensorflow()
 
     class Muon(keras.optimizers.Muon):
         """Muon for convolutions, as Jordan uses it on CIFAR-10 (github.com/KellerJordan/cifar10-airbench).
@@ -92,4 +87,4 @@ def _muon() -> type:
             step = lr * max(1, columns / rows) ** 0.5 * tf.reshape(update, variable.shape)
             self.assign(variable, kernel - step)
 
-    return Muon
+    return Adam, Muon
