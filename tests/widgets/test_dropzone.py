@@ -30,16 +30,14 @@ class Browser:
         self.zone._handle_custom_msg(message, [memoryview(buffer) for buffer in buffers])
         return self.answers[-1] if len(self.answers) > before else None
 
-    def start(self, key: object = "a", name: object = "photo.jpg", size: object = 10, **more) -> dict | None:
-        return self.send({"kind": "start", "id": key, "name": name, "size": size, **more})
-
-    def piece(self, offset: object, content: bytes, key: object = "a") -> dict | None:
-        return self.send({"kind": "piece", "id": key, "name": "photo.jpg", "offset": offset}, content)
+    def piece(self, offset: object, content: bytes, key: object = "a", size: object = 10, **more) -> dict | None:
+        return self.send({"id": key, "name": "photo.jpg", "size": size, "offset": offset, **more}, content)
 
     def upload(self, content: bytes, key: str = "a", name: str = "photo.jpg") -> dict:
-        answer = self.start(key, name, len(content))
+        answer: dict = {"offset": 0}
         while "offset" in answer:
-            answer = self.piece(answer["offset"], content[answer["offset"] :][:PIECE_BYTES], key)
+            offset = answer["offset"]
+            answer = self.piece(offset, content[offset:][:PIECE_BYTES], key, len(content), name=name)
         return answer
 
 
@@ -53,7 +51,7 @@ def test_a_file_arrives_in_pieces_and_is_handed_over_once(browser):
     assert browser.upload(content) == {"id": "a", "done": True}
     assert browser.photos == [("photo.jpg", content)]
     offsets = [answer["offset"] for answer in browser.answers[:-1]]
-    assert offsets == [0, PIECE_BYTES, 2 * PIECE_BYTES, 3 * PIECE_BYTES]
+    assert offsets == [PIECE_BYTES, 2 * PIECE_BYTES, 3 * PIECE_BYTES]
 
 
 def test_files_are_handed_over_in_their_order_as_bytes(browser):
@@ -63,108 +61,83 @@ def test_files_are_handed_over_in_their_order_as_bytes(browser):
     assert all(type(content) is bytes for _, content in browser.photos)
 
 
-def test_an_empty_file_is_handed_over_at_once(browser):
-    assert browser.start(size=0) == {"id": "a", "done": True}
+def test_an_empty_file_is_handed_over_too(browser):
+    assert browser.upload(b"") == {"id": "a", "done": True}
     assert browser.photos == [("photo.jpg", b"")]
 
 
 def test_a_choice_begins_with_one_call_even_if_its_first_file_is_refused():
     browser = Browser(max_bytes=5)
-    assert "at most" in browser.start(size=10, first=True)["error"]
-    browser.start("b", size=3)
+    assert "at most" in browser.piece(0, bytes(10), first=True)["error"]
+    assert browser.piece(0, b"123", "b", 3)["done"]
     assert browser.starts == 1
 
 
 @pytest.mark.parametrize(
     ("offset", "content"),
     [
-        (4, b"12345"),  # a piece is missing
+        (PIECE_BYTES + 1, b"12345"),  # a piece is missing
         (-1, b"12345"),
         ("0", b"12345"),
         (None, b"12345"),
-        (0, b""),
-        (0, bytes(11)),  # longer than the file
+        (PIECE_BYTES, b""),
+        (PIECE_BYTES, bytes(6)),  # longer than the file
     ],
 )
 def test_a_piece_that_does_not_fit_drops_the_file(browser, offset, content):
-    browser.start()
-    assert browser.piece(offset, content)["error"] == "photo.jpg did not arrive completely: choose it again."
-    assert "was interrupted" in browser.piece(0, bytes(10))["error"]
+    size = PIECE_BYTES + 5
+    assert browser.piece(0, bytes(PIECE_BYTES), size=size)["offset"] == PIECE_BYTES
+    assert browser.piece(offset, content, size=size)["error"].startswith("photo.jpg ")
+    assert "did not arrive completely" in browser.piece(PIECE_BYTES, bytes(5), size=size)["error"]
     assert browser.photos == []
+    assert len(browser.zone._content) == 0
     assert browser.upload(b"next")["done"]
 
 
-def test_pieces_out_of_order_or_sent_twice_drop_the_file(browser):
-    browser.start()
-    assert browser.piece(0, b"12345")["offset"] == 5
-    assert "did not arrive" in browser.piece(0, b"12345")["error"]
-    assert browser.photos == []
-
-
 def test_a_piece_above_the_size_of_pieces_drops_the_file(browser):
-    browser.start(size=2 * PIECE_BYTES)
-    assert "did not arrive" in browser.piece(0, bytes(PIECE_BYTES + 1))["error"]
-
-
-@pytest.mark.parametrize("buffers", [(), (b"12345", b"12345")])
-def test_a_piece_is_one_buffer(browser, buffers):
-    browser.start()
-    assert "did not arrive" in browser.send({"kind": "piece", "id": "a", "offset": 0}, *buffers)["error"]
-
-
-def test_a_piece_that_was_not_announced_is_refused(browser):
-    assert "photo.jpg was interrupted: choose it again." in browser.piece(0, b"12345")["error"]
+    assert "did not arrive" in browser.piece(0, bytes(PIECE_BYTES + 1), size=2 * PIECE_BYTES)["error"]
 
 
 def test_a_cancelled_file_is_dropped_without_an_answer(browser):
-    browser.start()
-    browser.piece(0, b"12345")
-    assert browser.send({"kind": "cancel", "id": "a"}) is None
-    assert browser.zone._transfer is None
-    assert "was interrupted" in browser.piece(5, b"12345")["error"]
+    browser.piece(0, bytes(PIECE_BYTES), size=PIECE_BYTES + 5)
+    assert browser.send({"id": "a", "cancel": True}) is None
+    assert len(browser.zone._content) == 0
+    assert "did not arrive" in browser.piece(PIECE_BYTES, b"12345", size=PIECE_BYTES + 5)["error"]
     assert browser.photos == []
 
 
 def test_a_late_cancel_leaves_the_next_file_alone(browser):
-    browser.start("a")
-    browser.start("b", size=4)
-    browser.send({"kind": "cancel", "id": "a"})
-    assert browser.piece(0, b"1234", "b")["done"]
+    browser.piece(0, bytes(PIECE_BYTES), "a", PIECE_BYTES + 5)
+    browser.piece(0, bytes(PIECE_BYTES), "b", PIECE_BYTES + 5)
+    browser.send({"id": "a", "cancel": True})
+    assert browser.piece(PIECE_BYTES, b"12345", "b", PIECE_BYTES + 5)["done"]
 
 
 def test_only_the_newest_file_is_in_memory(browser):
-    browser.start("a")
-    browser.piece(0, b"12345", "a")
-    browser.start("b", size=4)  # from a page that was loaded again
-    assert "was interrupted" in browser.piece(5, b"12345", "a")["error"]
-    assert browser.photos == []
+    browser.piece(0, bytes(PIECE_BYTES), "a", PIECE_BYTES + 5)
+    assert browser.upload(b"from a page that was loaded again", "b")["done"]
+    assert "did not arrive" in browser.piece(PIECE_BYTES, b"12345", "a", PIECE_BYTES + 5)["error"]
+    assert len(browser.photos) == 1
 
 
-@pytest.mark.parametrize("size", [None, -1, 1.5, "10", True, [10]])
-def test_a_file_without_a_proper_size_is_refused(browser, size):
-    assert browser.start(size=size)["error"] == "photo.jpg was announced without its size: choose it again."
-
-
-def test_a_file_above_the_limit_is_refused_before_a_piece_is_sent():
+def test_a_file_above_the_limit_is_refused_with_its_first_piece():
     browser = Browser(max_bytes=1_000_000)
-    assert browser.start(size=1_500_000)["error"] == "photo.jpg has 1.5 MB: at most 1 MB can be uploaded."
-    assert browser.zone._transfer is None
+    answer = browser.piece(0, bytes(PIECE_BYTES), size=1_500_000)
+    assert answer["error"] == "photo.jpg has 1.5 MB: at most 1 MB can be uploaded."
+    assert len(browser.zone._content) == 0
 
 
-def test_memory_grows_with_what_arrives_not_with_what_is_announced(browser):
-    browser.start(size=200_000_000)
-    assert len(browser.zone._transfer.content) == 0
-
-
-@pytest.mark.parametrize("message", [None, "words", 3, [], {}, {"kind": "dance"}, {"kind": ["start"]}])
-def test_a_message_that_is_not_understood_is_answered_in_one_sentence(browser, message):
-    assert "not understood" in browser.send(message)["error"]
+@pytest.mark.parametrize(
+    "message",
+    [
+        *(None, "words", 3, [], {}, {"id": ["a"]}, {"offset": 0}, {"size": 3}),
+        *({"offset": 0, "size": size} for size in (None, -1, "10", [10])),
+    ],
+)
+def test_a_message_that_makes_no_sense_is_answered_in_one_sentence(browser, message):
+    assert browser.send(message)["error"].startswith("The file ")
+    assert browser.photos == []
     assert browser.upload(b"next")["done"]
-
-
-@pytest.mark.parametrize("key", [None, 3, {}, ["a"]])
-def test_a_file_needs_a_key_to_answer_to(browser, key):
-    assert "choose it again" in browser.start(key)["error"]
 
 
 @pytest.mark.parametrize(
@@ -185,7 +158,7 @@ def test_a_file_needs_a_key_to_answer_to(browser, key):
 )
 def test_a_name_is_made_safe_to_show(browser, given, shown):
     assert clean_name(given) == shown
-    browser.start(name=given, size=0)
+    browser.upload(b"", name=given)
     assert browser.photos == [(shown, b"")]
 
 
@@ -195,7 +168,7 @@ def test_a_photo_that_the_owner_refuses_is_shown_by_its_sentence():
 
     browser = Browser(on_photo=refuse)
     assert browser.upload(b"words") == {"id": "a", "error": "photo.jpg is not a picture."}
-    assert browser.zone._transfer is None
+    assert len(browser.zone._content) == 0
 
 
 def test_an_unforeseen_error_of_the_owner_is_shown_too():

@@ -62,8 +62,8 @@ def add_class(box, name: str) -> None:
 def drop(zone, name: str, content: bytes) -> str:
     """What the browser's part of a drop zone sends for a small file; returns the error, or nothing."""
     answers, zone.send = [], lambda answer: answers.append(answer)
-    zone._handle_custom_msg({"kind": "start", "id": name, "name": name, "size": len(content), "first": True}, [])
-    zone._handle_custom_msg({"kind": "piece", "id": name, "name": name, "offset": 0}, [memoryview(content)])
+    message = {"id": name, "name": name, "size": len(content), "first": True, "offset": 0}
+    zone._handle_custom_msg(message, [memoryview(content)])
     return answers[-1].get("error", "")
 
 

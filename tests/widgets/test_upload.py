@@ -40,11 +40,8 @@ def drop(box, *files: tuple[str, bytes]) -> None:
     """What the browser's part of the drop zone sends for small files that are chosen together."""
     for number, (name, content) in enumerate(files):
         key = f"{name}{number}"
-        start = {"kind": "start", "id": key, "name": name, "size": len(content), "first": number == 0}
-        box.upload._handle_custom_msg(start, [])
-        if content:
-            piece = {"kind": "piece", "id": key, "name": name, "offset": 0}
-            box.upload._handle_custom_msg(piece, [memoryview(content)])
+        message = {"id": key, "name": name, "size": len(content), "first": number == 0, "offset": 0}
+        box.upload._handle_custom_msg(message, [memoryview(content)])
 
 
 def cards(box) -> list[PhotoCard]:

@@ -101,7 +101,7 @@ class CameraClassifier(anywidget.AnyWidget):
             self._on_burst(name, _checked(buffers[0]))
             return {}
 
-        self.send({"frame": message.get("frame")} | (answered(answer, "The frame") or {}))
+        self.send({"frame": message.get("frame")} | answered(answer, "The frame"))
 
 
 def _checked(content: bytes) -> bytes:

@@ -2,8 +2,7 @@
 // after the last one has been acknowledged, so that the socket is never flooded, and no more than one piece is in
 // memory here. Nothing is sent anywhere but to the kernel.
 //
-// To the kernel:    { kind: "start", id, name, size, first }, { kind: "piece", id, name, offset } with one buffer,
-//                   { kind: "cancel", id }
+// To the kernel:    { id, name, size, first, offset } with one buffer, or { id, cancel }
 // From the kernel:  { id, offset } to go on from there, { id, done }, or { id, error } with a sentence
 
 const RESTARTED = "The kernel was restarted or has ended: run this cell again, then choose the photos again.";
@@ -13,6 +12,7 @@ const SHOWN = 12; // sentences about bad files; of more, only their number is sh
 const PICTURE = /\.(jpe?g|png|webp|gif|bmp|tiff?|avif|heic|heif)$/i; // only used to leave out other files of a folder
 const EDITABLE = "input, textarea, select, [contenteditable='true'], .cm-content";
 
+const nothing = () => ({ files: 0, bytes: 0, arrived: 0, arrivedBytes: 0, bad: 0, first: true, cancelled: false });
 const count = (number) => (number === 1 ? "1 photo" : `${number} photos`);
 const byName = (a, b) => a.name.localeCompare(b.name, undefined, { numeric: true });
 const isPicture = ({ name, type }) => !name.startsWith(".") && (type?.startsWith("image/") || PICTURE.test(name));
@@ -56,7 +56,7 @@ function render({ model, el }) {
 
   const myself = `${Math.random()}/`; // the same widget may be shown twice: this tells their answers apart
   let queue = [], current = null, lost = false, watch = 0, sent = 0;
-  let batch = { files: 0, bytes: 0, arrived: 0, arrivedBytes: 0, bad: 0 }; // what was chosen together
+  let batch = nothing(); // what was chosen together
 
   const say = (text) => { if (status.textContent !== text) status.textContent = text; };
 
@@ -98,7 +98,7 @@ function render({ model, el }) {
     if (!files.length) return;
     const first = !current;
     if (first) {
-      batch = { files: 0, bytes: 0, arrived: 0, arrivedBytes: 0, bad: 0 };
+      batch = nothing();
       problems.replaceChildren();
     }
     if (lost) return complain(RESTARTED);
@@ -108,35 +108,38 @@ function render({ model, el }) {
     if (!first) return update();
     clearInterval(watch);
     watch = setInterval(check, 1000);
-    next(true);
+    next();
   }
 
-  function next(first = false) {
+  function next() {
     const file = queue.shift();
-    if (!file) {
-      end();
-      return say(batch.arrived === batch.files ? `${count(batch.arrived)} sent.` : `${batch.arrived} of ${count(batch.files)} could be used.`);
+    if (file) {
+      current = { id: myself + (sent += 1), file, offset: 0, since: performance.now() };
+      return sendPiece();
     }
-    current = { id: myself + (sent += 1), file, offset: 0, since: performance.now() };
-    update();
-    send({ kind: "start", id: current.id, name: file.name, size: file.size, first });
+    end();
+    const { arrived, files, cancelled } = batch;
+    if (cancelled) say(`Cancelled: ${arrived} of ${count(files)} had arrived.`);
+    else say(arrived === files ? `${count(arrived)} sent.` : `${arrived} of ${count(files)} could be used.`);
   }
 
-  async function sendPiece(offset) {
+  async function sendPiece() {
     const mine = current;
-    const { id, file } = mine;
+    const { id, file, offset } = mine;
     let content;
+    update();
     try {
       content = await file.slice(offset, offset + model.get("piece_bytes")).arrayBuffer();
     } catch {
       if (mine !== current) return;
-      send({ kind: "cancel", id });
+      send({ id, cancel: true });
       complain(`${file.name} can no longer be read: it was moved, changed or deleted.`);
       return finished();
     }
     if (mine !== current) return; // cancelled in the meantime
     mine.since = performance.now();
-    send({ kind: "piece", id, name: file.name, offset }, [content]);
+    send({ id, name: file.name, size: file.size, first: batch.first, offset }, [content]);
+    batch.first = false;
   }
 
   function finished() {
@@ -150,8 +153,7 @@ function render({ model, el }) {
     current.since = performance.now();
     if (offset !== undefined) {
       current.offset = offset;
-      update();
-      return sendPiece(offset);
+      return sendPiece();
     }
     if (done) batch.arrived += 1;
     else complain(error);
@@ -162,7 +164,7 @@ function render({ model, el }) {
     if (!root.isConnected) return stop();
     const waiting = (performance.now() - current.since) / 1000;
     if (waiting > PATIENCE) {
-      send({ kind: "cancel", id: current.id });
+      send({ id: current.id, cancel: true });
       end(`The kernel has not answered for ${PATIENCE} seconds. If it is busy, try again when it is not; if it was restarted, run this cell again.`);
       say("Stopped.");
     } else if (waiting > NOTICE) say("Waiting for the kernel, which is busy.");
@@ -170,10 +172,17 @@ function render({ model, el }) {
 
   function stop() {
     if (!current) return;
-    send({ kind: "cancel", id: current.id });
-    const { arrived, files } = batch;
-    end();
-    say(`Cancelled: ${arrived} of ${count(files)} had arrived.`);
+    queue = [];
+    batch.cancelled = true;
+    send({ id: current.id, cancel: true });
+    next();
+  }
+
+  function cancelled() {
+    const onlyItsAnswerIsMissing = current.offset + model.get("piece_bytes") >= current.file.size;
+    if (!onlyItsAnswerIsMissing) return stop();
+    queue = [];
+    batch.cancelled = true;
   }
 
   function disconnected() {
@@ -236,7 +245,7 @@ function render({ model, el }) {
   choose.onclick = () => input.click();
   chooseFolder.onclick = () => folderInput.click();
   input.onchange = folderInput.onchange = chosen;
-  cancel.onclick = () => { stop(); choose.focus(); };
+  cancel.onclick = () => { cancelled(); choose.focus(); };
   zone.onclick = (event) => { if (event.target.tagName !== "BUTTON" && event.target.tagName !== "INPUT") choose.focus(); };
   zone.ondragenter = zone.ondragover = dragged;
   zone.ondragleave = (event) => { if (!zone.contains(event.relatedTarget)) zone.classList.remove("over"); };

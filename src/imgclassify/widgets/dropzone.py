@@ -48,7 +48,7 @@ class DropZone(anywidget.AnyWidget):
         max_bytes: int = MAX_BYTES,
     ):
         self._on_photo, self._on_start, self._max_bytes = on_photo, on_start, max_bytes
-        self._transfer: _Transfer | None = None  # the file that is arriving
+        self._key, self._content = object(), bytearray()  # of the file that is arriving
         self._lock = threading.Lock()  # messages may come in two threads: the kernel's own, and its subshell's
         super().__init__(label=label, folder=folder)
         self.on_msg(self._on_message)
@@ -58,55 +58,30 @@ class DropZone(anywidget.AnyWidget):
         message = message if isinstance(message, dict) else {}
         key, name = message.get("id"), clean_name(message.get("name"))
         with self._lock:
-            answer = answered(lambda: self._answer(key, name, message, buffers), name)
-            if answer is not None and "error" in answer:
-                self._transfer = None
-        if answer is not None:
+            answer = answered(lambda: self._answer(key, name, message, b"".join(buffers)), name)
+            if "offset" not in answer and self._key == key:
+                self._key, self._content = object(), bytearray()
+        if not message.get("cancel"):
             self.send({"id": key, **answer})
 
-    def _answer(self, key: object, name: str, message: dict, buffers: list) -> dict | None:
-        kind = message.get("kind")
-        if kind == "start":
+    def _answer(self, key: object, name: str, message: dict, piece: bytes) -> dict:
+        if message.get("cancel"):
+            return {}
+        offset, size = message["offset"], message["size"]
+        if offset == 0:
+            self._key, self._content = key, bytearray()
             if message.get("first") and self._on_start is not None:
                 self._on_start()
-            self._transfer = _Transfer(key, name, message.get("size"), limit=self._max_bytes)
-        elif kind == "piece":
-            if self._transfer is None or self._transfer.key != key:
-                raise ValueError(f"{name} was interrupted: choose it again.")
-            self._transfer.add(message.get("offset"), buffers)
-        elif kind == "cancel":
-            if self._transfer is not None and self._transfer.key == key:
-                self._transfer = None
-            return None
-        else:
-            raise ValueError("The browser sent a message that is not understood: reload the page.")
-        if self._transfer.missing:
-            return {"offset": len(self._transfer.content)}
-        done, self._transfer = self._transfer, None  # dropped first: the callback may take long, or fail
-        self._on_photo(done.name, bytes(done.content))
+            if size > self._max_bytes:
+                limit = f"at most {self._max_bytes / 1e6:.0f} MB can be uploaded"
+                raise ValueError(f"{name} has {size / 1e6:.1f} MB: {limit}.")
+        if key != self._key or offset != len(self._content) or len(piece) != min(PIECE_BYTES, size - offset):
+            raise ValueError(f"{name} did not arrive completely: choose it again.")
+        self._content += piece
+        if len(self._content) < size:
+            return {"offset": len(self._content)}
+        self._on_photo(name, bytes(self._content))
         return {"done": True}
-
-
-class _Transfer:
-    """A file that is arriving. Memory grows with what has arrived, not with the size that was announced."""
-
-    def __init__(self, key: object, name: str, size: object, *, limit: int):
-        self.key, self.name, self.content = key, name, bytearray()
-        if not isinstance(key, str) or not isinstance(size, int) or isinstance(size, bool) or size < 0:
-            raise ValueError(f"{self.name} was announced without its size: choose it again.")
-        if size > limit:
-            raise ValueError(f"{self.name} has {size / 1e6:.1f} MB: at most {limit / 1e6:.0f} MB can be uploaded.")
-        self.size = size
-
-    @property
-    def missing(self) -> int:
-        return self.size - len(self.content)
-
-    def add(self, offset: object, buffers: list) -> None:
-        piece = buffers[0] if len(buffers) == 1 else b""
-        if offset != len(self.content) or not 0 < len(piece) <= min(PIECE_BYTES, self.missing):
-            raise ValueError(f"{self.name} did not arrive completely: choose it again.")
-        self.content += piece
 
 
 def clean_name(name: object) -> str:

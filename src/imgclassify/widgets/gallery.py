@@ -59,4 +59,4 @@ class Gallery(anywidget.AnyWidget):
             photos = [(photo.sha256, caption) for photo, caption in page]
             return {"first": first, "total": len(shown), "page": _PAGE, "photos": photos}
 
-        self.send({"view": message.get("view")} | (answered(answer, "The photo") or {}), pictures)
+        self.send({"view": message.get("view")} | answered(answer, "The photo"), pictures)

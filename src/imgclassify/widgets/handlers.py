@@ -61,7 +61,7 @@ class Worker:
         self._thread.start()
 
 
-def answered(function: Callable[[], dict | None], name: str) -> dict | None:
+def answered(function: Callable[[], dict], name: str) -> dict:
     """The answer to a browser's message, or {"error": sentence}: an exception would be lost in the front end's log."""
     try:
         return function()
