@@ -151,7 +151,7 @@ def test_own_classes_are_taught_without_code_and_without_paths_of_this_computer(
     box = page.locator(".imgclassify-teach")
     box.get_by_label("Class", exact=True).first.fill("cup")
     box.get_by_role("button", name="Add class").click()
-    box.get_by_text("Photos of cup", exact=True).wait_for(timeout=SLOW)
+    box.get_by_text("Drop photos of cup", exact=True).wait_for(timeout=SLOW)
     assert box.get_by_label("Folder", exact=True).count() == 0
     assert box.get_by_role("button", name="Train", exact=True).is_disabled()
     assert box.get_by_text("two classes with at least two photos each").is_visible()

@@ -49,7 +49,7 @@ def page(chromium_with_camera, jupyterlab, open_notebook, run_all):
 
 
 def card(page, name: str):
-    return page.locator(".imgclassify-teach .class", has=page.get_by_text(f"Photos of {name}", exact=True))
+    return page.locator(".imgclassify-teach .class", has=page.get_by_text(f"Drop photos of {name}", exact=True))
 
 
 def add_class(page, name: str) -> None:

@@ -13,7 +13,7 @@ pytest.importorskip("anywidget", reason="anywidget is not installed: pip install
 from imgclassify.classifier import classify_custom_image
 from imgclassify.data.images import ImageError
 from imgclassify.models.networks import build_model
-from imgclassify.widgets.camera import MAX_FRAME_BYTES, CameraClassifier
+from imgclassify.widgets.camera import CameraClassifier
 
 
 @pytest.fixture
@@ -89,7 +89,6 @@ def test_an_answer_carries_three_classes_and_what_the_model_saw(camera, frame):
     [
         ({"frame": "a/1"}, [b"words"], "The frame is not a picture"),
         ({"frame": "a/1"}, [b""], "The frame is empty"),
-        ({"frame": "a/1"}, [bytes(MAX_FRAME_BYTES + 1)], "at most 1 MB"),
         ({"frame": "a/1"}, [], "The frame could not be used (IndexError"),
         ("nonsense", [], "The frame could not be used (IndexError"),
     ],
@@ -130,11 +129,6 @@ def test_a_frame_of_an_unknown_button_is_refused(bursts, frame):
     assert bursts.photos == []
 
 
-def test_a_burst_frame_above_the_limit_is_refused(bursts):
-    receive(bursts, {"frame": "a/1", "burst": "cup"}, [bytes(MAX_FRAME_BYTES + 1)])
-    assert "at most 1 MB" in bursts.answers[0]["error"]
-
-
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [(ImageError("Enough photos."), "Enough photos."), (OSError("no disk"), "could not be used (OSError: no disk)")],
@@ -158,11 +152,6 @@ def test_a_model_can_come_later(bursts, tiny_model, frame):
     assert bursts.class_names == ["red", "green", "blue"]
     receive(bursts, {"frame": "a/2"}, [frame])
     assert bursts.answers[1]["top"] == bursts.prediction.top(3)
-
-
-def test_a_frame_above_the_limit_is_refused_before_it_is_decoded(camera):
-    with pytest.raises(ImageError, match="at most 1 MB are accepted"):
-        camera.classify_frame(bytes(MAX_FRAME_BYTES + 1))
 
 
 def test_a_model_of_other_pictures_is_refused_at_once():

@@ -50,7 +50,7 @@ class Album:
         self.problems: list[str] = []
         with _writing(folder), Progress() as progress:
             folder.mkdir(parents=True, exist_ok=True)
-            for place in sorted(each for each in folder.iterdir() if each.is_dir() and each.name[0] != "."):
+            for place in _folders_in(folder):
                 found = read_photos(_files_in(place), self.cache, progress)
                 self.photos[place.name] = [each for each in found if isinstance(each, Photo)]
                 self.problems += [str(each) for each in found if isinstance(each, ImageError)]
@@ -92,7 +92,7 @@ class Album:
         Args:
             label: The class.
             name: Name of the photo's file.
-            source: The content of the file, or its path: it is hard-linked where that is possible, else copied.
+            source: The content of the file, or its path.
 
         Raises:
             ImageError: It is no photo that can be used, or it is in a class already.
@@ -103,7 +103,7 @@ class Album:
             path = self._free_path(label, name)
             try:
                 with _writing(path), replacing(path) as part:
-                    _put(source, part)
+                    part.write_bytes(source if isinstance(source, bytes) else source.read_bytes())
                 photo = self.cache.add(str(path))
                 for each, photos in self.photos.items():
                     if any(other.sha256 == photo.sha256 for other in photos):
@@ -128,6 +128,8 @@ class Album:
         before, names, lost = len(self), {name.casefold(): name for name in self.photos}, 0
         if folder.is_dir() and (files := _files_in(folder)):
             pairs = [(folder.name, path) for path in files]
+        elif folder.is_dir() and len(inside := _folders_in(folder)) == 1:
+            return self.add_folder(inside[0], progress=progress)
         else:
             found = read_folder(folder, self.cache, progress=progress)
             pairs = [(found.class_names[i], each.path) for i, each in zip(found.labels, found.photos, strict=True)]
@@ -139,8 +141,8 @@ class Album:
                 self.add(names[label.casefold()], Path(path).name, Path(path))
             except ImageError:
                 lost += 1
-        added = f"{len(self) - before:,} photos of {folder} were added."
-        return f"{added} {lost:,} were left out: they are here already, or cannot be read." if lost else added
+        left_out = f" Left out, because they are here already or cannot be read: {lost:,}." if lost else ""
+        return f"Added {counted(len(self) - before)} of {folder}.{left_out}"
 
     def save(self, folder: Path) -> str:
         """Copy everything to a new folder; returns where it is, in a sentence."""
@@ -148,7 +150,7 @@ class Album:
             raise DatasetError(f"{folder} exists already, and is not overwritten: choose another name.")
         with _writing(folder):
             shutil.copytree(self.folder, folder, dirs_exist_ok=True)
-        return f"{len(self):,} photos were copied to {folder}."
+        return f"Copied {counted(len(self))} to {folder}."
 
     def dataset(self) -> Dataset:
         """All photos of the classes that have at least two, as training data; there is no test data."""
@@ -201,26 +203,25 @@ def open_album(folder: str | Path | None, size: int) -> Album:
     return album
 
 
+def counted(count: int) -> str:
+    """A number of photos in words."""
+    return f"{count:,} photo{'s' * (count != 1)}"
+
+
 def _check_name(name: str) -> None:
     if _FORBIDDEN.search(name):
-        accepted = 'at most 80 characters, none of / \\ : * ? " < > |, and no dot at either end'
-        raise DatasetError(f"{name} cannot be the name of a folder here: {accepted}.")
+        accepted = 'at most 80 characters, none of / \\ : * ? " < > |, no dot at either end, and no __ at the beginning'
+        raise DatasetError(f"{name} cannot be a name here: {accepted}.")
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    return sorted(each for each in folder.iterdir() if each.is_dir() and not each.name.startswith((".", "__")))
 
 
 def _files_in(folder: Path) -> list[str]:
     """Picture files in a folder, in the order in which they came."""
     files = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "."]
     return [str(path) for path in sorted(files, key=lambda path: (path.stat().st_mtime_ns, path.name))]
-
-
-def _put(source: bytes | Path, path: Path) -> None:
-    if isinstance(source, bytes):
-        path.write_bytes(source)
-        return
-    try:
-        path.hardlink_to(source.resolve())
-    except OSError:
-        shutil.copyfile(source, path)
 
 
 @contextlib.contextmanager

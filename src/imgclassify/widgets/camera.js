@@ -21,6 +21,7 @@ function render({ model, el }) {
   const buttons = element("div", "buttons", root);
   const button = (label) => element("button", "jupyter-button widget-button", buttons, { textContent: label, type: "button" });
   const [start, snapshot, continuous] = ["Start camera", "Snapshot", "Continuous"].map(button);
+  start.classList.add("start");
   const burstButtons = element("div", "buttons bursts", root);
   const status = element("p", "status", root);
   status.setAttribute("role", "status");
@@ -90,7 +91,7 @@ function render({ model, el }) {
       await video.play();
       if (mine !== opened) return;
       opening = false;
-      say("The camera is on. Nothing is sent before you press Snapshot or Continuous.");
+      say("The camera is on. Nothing is sent before you press another button.");
       update();
     } catch (error) {
       if (mine === opened) stop(REFUSED[error.name] ?? `The camera cannot be used (${error.message}).` + UPLOAD, true);

@@ -8,10 +8,8 @@ import numpy as np
 import traitlets
 
 from imgclassify.classifier import Classifier, Prediction
-from imgclassify.data.images import ImageError
 from imgclassify.widgets.handlers import answered, script, style, view_uri
 
-MAX_FRAME_BYTES = 1_000_000  # a frame has 20 to 60 kB
 _DETAIL = 3  # side of a frame, as a multiple of a small input's side; leaves enough pixels for antialiasing here
 _ENOUGH = 288  # pixels; frames are larger only if the model's input is
 
@@ -74,18 +72,18 @@ class CameraClassifier(anywidget.AnyWidget):
         """Classify one frame as if the browser had sent it; can also be called from code and tests.
 
         Args:
-            content: A picture file, at most 1 MB; the browser sends PNG, or JPEG if it is above 128 pixels.
+            content: A picture file; the browser sends PNG, or JPEG if it is above 128 pixels.
 
         Returns:
             The prediction, which is also kept in `prediction`.
 
         Raises:
-            ImageError: The frame is too large or cannot be read.
+            ImageError: The frame cannot be read.
             ValueError: There is no model yet.
         """
         if self._model is None:
             raise ValueError("There is no model yet that could classify the frame.")
-        self.prediction = self._model.predict(_checked(content), name="The frame")
+        self.prediction = self._model.predict(content, name="The frame")
         return self.prediction
 
     def _on_frame(self, _, message: dict, buffers: list) -> None:
@@ -98,15 +96,7 @@ class CameraClassifier(anywidget.AnyWidget):
                 return {"top": prediction.top(3), "view": view_uri(prediction.image)}
             if name not in self.bursts:
                 raise ValueError("The frame belongs to no button of this box.")
-            self._on_burst(name, _checked(buffers[0]))
+            self._on_burst(name, bytes(buffers[0]))
             return {}
 
         self.send({"frame": message.get("frame")} | answered(answer, "The frame"))
-
-
-def _checked(content: bytes) -> bytes:
-    """The bytes of a frame that is not too large."""
-    if len(content) > MAX_FRAME_BYTES:
-        megabytes, limit = len(content) / 1e6, MAX_FRAME_BYTES / 1e6
-        raise ImageError(f"The frame has {megabytes:.1f} MB: at most {limit:.0f} MB are accepted.")
-    return bytes(content)

@@ -71,6 +71,11 @@ def answered(function: Callable[[], dict], name: str) -> dict:
         return {"error": f"{name} could not be used ({type(error).__name__}: {error})."}
 
 
+def on_enter(box: ipywidgets.Text, press: Callable) -> None:
+    """Call `press(None)`, as a button would, when Enter is pressed in a box."""
+    box.on_msg(lambda _, content, buffers: press(None) if content.get("event") == "submit" else None)
+
+
 def styled(*children: ipywidgets.Widget) -> list[ipywidgets.Widget]:
     """A box's children, with the style sheet that the class "imgclassify" of the box refers to."""
     return [ipywidgets.HTML(display.style_sheet(), layout={"display": "none"}), *children]

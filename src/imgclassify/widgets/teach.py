@@ -1,7 +1,6 @@
 """The teach box: name classes, give each some photos, train, and try it; without code."""
 
 import contextlib
-import functools
 import re
 import threading
 import time
@@ -22,15 +21,15 @@ from imgclassify.models.networks import build_model
 from imgclassify.recipes import Recipe
 from imgclassify.training.features import backbone_recipe, compute_features, cross_validate
 from imgclassify.training.train import train_model
-from imgclassify.widgets.album import ENOUGH, NOT_YET, Album, open_album
+from imgclassify.widgets.album import ENOUGH, NOT_YET, Album, counted, open_album
 from imgclassify.widgets.camera import CameraClassifier
 from imgclassify.widgets.cards import PhotoCard
 from imgclassify.widgets.dropzone import DropZone
 from imgclassify.widgets.gallery import Gallery
-from imgclassify.widgets.handlers import Worker, discard, guarded, known_classes, row, styled
+from imgclassify.widgets.handlers import Worker, discard, guarded, on_enter, row, styled
 from imgclassify.widgets.panel import STOPPING, StatusProgress
 
-_WEAK, _CERTAIN = 12, 0.9  # most photos that are shown as weak; none that is as certain as this
+_CERTAIN = 0.9  # photos whose class is as probable as this are not shown as weak
 _TRIED = 6  # photos that were tried and stay in view
 _LOOKED_AT = 20  # photos whose features are computed together
 _FIELD: dict[str, Any] = {"layout": {"width": "260px", "max_width": "calc(100% - 4px)"}}
@@ -58,8 +57,7 @@ class TeachBox(ipywidgets.VBox):
         train, stop: Buttons. Train returns at once.
         status, message, results: `HTML` with the progress, what went wrong, and what came out.
         weakest: The `Gallery` of photos that are wrong or least certain.
-        upload, tried: The `DropZone` for photos to try, and a `PhotoCard` for each, the last one first.
-        label, teach: What the last tried photo is, and the button that adds it there.
+        upload, tried: The `DropZone` for photos to try, and a `TriedCard` for each, the last one first.
         model, evaluation: Of the last training: the `Classifier`, and its `Evaluation` by cross-validation.
         wait: Waits, at most a given number of seconds, for training or loading to end; returns whether it has.
 
@@ -73,32 +71,36 @@ class TeachBox(ipywidgets.VBox):
         self.album = open_album(folder, self._recipe.size)
         self._worker, self._looker = Worker(), Worker()  # one trains or loads a folder, the other computes features
         self.wait = self._worker.wait
-        self._stop, self._seen, self._approved = threading.Event(), set[str](), set[str]()
+        self._stop, self._seen = threading.Event(), set[str]()
         self._weak: list[tuple[Photo, str]] = []
         self.model: Classifier | None = None
         self.evaluation: Evaluation | None = None
         self.status, self.message, self.results, self._hint = (ipywidgets.HTML() for _ in range(4))
+        self._shown = self.status  # where the progress of the present work is shown
         self.new_class = ipywidgets.Text(description="Class", placeholder="a name, such as cup", **_FIELD)
         self.path = ipywidgets.Text(description="Folder", placeholder="a path on this computer", **_FIELD)
-        self.add, self.load = _button("Add class", self._on_add), _button("Load this folder", self._on_load)
-        self.save, self.teach = _button("Save photos there", self._on_save), _button("Add it there", self._on_teach)
-        self.train, self.stop = _button("Train", self._on_train, "primary"), _button("Stop", self._on_stop)
-        for box, press in ((self.new_class, self._on_add), (self.path, self._on_load)):
-            box.on_msg(functools.partial(_on_key, press))
+        on_enter(self.new_class, self._on_add)
+        on_enter(self.path, self._on_load)
+        self.add, self.load = _button("Add class", self._on_add), _button("Add its photos", self._on_load)
+        self.save, self.stop = _button("Save all photos there", self._on_save), _button("Stop", self._on_stop)
+        self.train = _button("Train", self._on_train, "primary")
         self._classes, self.tried = ipywidgets.Box(), ipywidgets.VBox()
         self._classes.add_class("classes")
         self.camera = CameraClassifier(on_frame=self._on_frame)
-        actions = {"Remove": self._on_remove, "Keep": self._on_keep}
-        self.weakest = Gallery(lambda: self._weak, self.album.cache, label="Least certain", actions=actions)
+        self.weakest = Gallery(
+            lambda: self._weak, self.album.cache, label="Least certain", actions={"Remove": self._on_remove}
+        )
         self.upload = DropZone(self._on_try, label="Drop the next photo here")
-        self.label = ipywidgets.Dropdown(options=[], description="It is", **_FIELD)
-        answer = row(self.label, self.teach)
-        self._after = ipywidgets.VBox([self.results, self.weakest, _heading("Try it"), self.upload, self.tried, answer])
+        trial = _heading("Try it", "Show it photos it has not seen. Add those that it gets wrong, and train again.")
+        self._after = ipywidgets.VBox([self.results, self.weakest, trial, self.upload, self.tried])
         self._after.layout.display = "none"
+        kept = f" Photos are kept in {self.album.folder}." if path_box else ""
+        heading = _heading("Classes and photos", f"Add two classes or more, each with ten photos or more.{kept}")
         paths = [row(self.path, self.load, self.save)] if path_box else []
-        above = [_heading("Classes and photos"), row(self.new_class, self.add), *paths, self.message, self._classes]
+        above = [heading, row(self.new_class, self.add), *paths, self.message, self._classes]
         training = [_heading("Training"), self._hint, row(self.train, self.stop), self.status]
-        below = [_heading("Camera"), self.camera, *training, self._after]
+        bursts = "Start the camera, then hold the button of a class: it gets five photos per second."
+        below = [_heading("Camera", bursts), self.camera, *training, self._after]
         super().__init__(styled(*above, *below))
         self.add_class("imgclassify")
         self.add_class("imgclassify-teach")
@@ -116,14 +118,16 @@ class TeachBox(ipywidgets.VBox):
         gone = [card for name, card in cards.items() if name not in names]
         if names != self.camera.bursts:
             self._classes.children = [cards.get(name) or ClassCard(self.album, name, self._changed) for name in names]
-            self.camera.bursts = self.label.options = names
+            self.camera.bursts = names
+            for card in self.tried.children:
+                card.offer(names)
         discard(*gone)
         for card in self._classes.children:
             card.refresh()
         few = [name for name, photos in self.album.photos.items() if len(photos) < ENOUGH]
         too_few = len(names) - len(few) < 2
         self.train.disabled = too_few or not self.stop.disabled
-        left_out = f"{', '.join(few)}: left out until there are two photos of each." if few else ""
+        left_out = f"Left out, because they have fewer than two photos: {', '.join(few)}." if few else ""
         self._hint.value = display.hint(NOT_YET if too_few else left_out)
         if self._looker.wait(0):
             self._looker.begin(self._look)
@@ -142,24 +146,24 @@ class TeachBox(ipywidgets.VBox):
             compute_features(network, Pictures(new, self.album.cache), np.arange(len(new)))
             self._seen.update(each.sha256 for each in new)
 
-    def _begin(self, work: Callable[[StatusProgress], str]) -> None:
+    def _begin(self, work: Callable[[StatusProgress], str], shown: ipywidgets.HTML) -> None:
         """Work in the background, with progress; the sentence that comes back is shown at the end."""
         if self.wait(0):
             self._stop.clear()
-            self.message.value = ""
+            self.message.value, self._shown = "", shown
             self._busy(True)
             self._worker.begin(self._work, work)
 
     @guarded
     def _work(self, work: Callable[[StatusProgress], str]) -> None:
-        self.status.value = "Looking at the photos ..."
+        self._shown.value = "Looking at the photos ..."
         ending = ""
         try:
-            ending = work(StatusProgress(self.status, self._stop))
+            ending = work(StatusProgress(self._shown, self._stop))
         except KeyboardInterrupt:
             ending = "Stopped."
         finally:
-            self.status.value = f'<div role="status">{display.escape(ending)}</div>'
+            self._shown.value = f'<div role="status">{display.escape(ending)}</div>'
             self._busy(False)
 
     def _busy(self, busy: bool) -> None:
@@ -177,25 +181,23 @@ class TeachBox(ipywidgets.VBox):
     @guarded
     def _on_load(self, _button) -> None:
         folder = _typed(self.path)
-        self._begin(lambda progress: self.album.add_folder(folder, progress=progress))
+        self._begin(lambda progress: self.album.add_folder(folder, progress=progress), self.message)
 
     @guarded
     def _on_save(self, _button) -> None:
         folder = _typed(self.path)
-        self._begin(lambda progress: self.album.save(folder))
+        self._begin(lambda progress: self.album.save(folder), self.message)
 
     def _on_train(self, _button) -> None:
-        self._begin(self._learn)
+        self._begin(self._learn, self.status)
 
     def _on_stop(self, _button) -> None:
-        self.status.value = STOPPING
+        self._shown.value = STOPPING
         self._stop.set()
 
     def _learn(self, progress: StatusProgress) -> str:
         while not self._looker.wait(0.2):
-            progress.update(
-                f"Looking at the photos: {len(self._seen):,} of {len(self.album):,}"
-            )  # may raise, after Stop
+            progress.update(f"computing features  {len(self._seen):,} of {len(self.album):,}")  # may raise, after Stop
         data, name = self.album.dataset(), re.sub(r"[^\w.-]+", "-", self.album.folder.name)
         model, _ = train_model(self._recipe, data, name=name, stop=self._stop, progress=progress)
         measured = cross_validate(data, recipe=self._recipe, progress=progress)
@@ -212,34 +214,29 @@ class TeachBox(ipywidgets.VBox):
         names, counts, (low, high) = data.class_names, measured.confusion.sum(axis=1), measured.interval
         certain = measured.probabilities[np.arange(len(measured.labels)), measured.labels]
         pairs = [(names[i], names[j]) for i, j in zip(measured.labels, measured.predicted, strict=True)]
-        weak = [
+        self._weak = [
             (pictures.photos[row], pairs[row][0] if measured.correct[row] else "{}, or {}?".format(*pairs[row]))
             for row in np.argsort(certain, kind="stable")
-            if certain[row] < _CERTAIN and pictures.photos[row].sha256 not in self._approved
+            if certain[row] < _CERTAIN
         ]
-        self._weak = weak[:_WEAK]
         lines = [
-            f"Right on {measured.accuracy:.0%} of {len(pairs):,} photos (95 % interval {low:.0%} to {high:.0%}). "
-            "Each was judged without having been learned, nor its near-duplicates (cross-validation).",
+            f"Right on {measured.accuracy:.0%} of {counted(len(pairs))} (95% interval {low:.0%} to {high:.0%}). Each "
+            "was classified by a model trained without it and without its near-duplicates (cross-validation).",
             *(
-                f"{count} of {counts[names.index(true)]} photos of {true} were taken for {other}."
+                f"{true} taken for {other}: {count} of {counted(int(counts[names.index(true)]))}."
                 for true, other, count in measured.most_confused(3)
             ),
-            *(["The least certain photos:"] if weak else []),
+            *(["The least certain photos first. Remove those that are in the wrong class."] if self._weak else []),
         ]
-        self.results.value = "".join(f"<p>{line}</p>" for line in (known_classes(names), *map(display.escape, lines)))
+        self.results.value = "".join(f"<p>{display.escape(line)}</p>" for line in lines)
         self.weakest.refresh()
         self._after.layout.display = ""
 
     def _on_remove(self, photo: Photo) -> None:
         self.album.remove(photo)
-        self._on_keep(photo)
-        self._changed()
-
-    def _on_keep(self, photo: Photo) -> None:
-        self._approved.add(photo.sha256)
         self._weak = [each for each in self._weak if each[0].sha256 != photo.sha256]
         self.weakest.refresh()
+        self._changed()
 
     def _on_frame(self, name: str, content: bytes) -> None:
         with contextlib.suppress(ImageError):  # a camera may give the same frame twice; the burst goes on
@@ -249,18 +246,43 @@ class TeachBox(ipywidgets.VBox):
     def _on_try(self, name: str, content: bytes) -> None:
         if self.model is None:
             raise ValueError("Train first, then try photos.")
-        card = PhotoCard(self.model, name, content)
+        card = TriedCard(self.model, name, content, lambda label: self._on_teach(label, name, content))
+        card.offer(list(self.album.photos))
         gone = self.tried.children[_TRIED - 1 :]
         self.tried.children = (card, *self.tried.children[: _TRIED - 1])
         discard(*gone)
-        if card.prediction.label in self.label.options:
-            self.label.value = card.prediction.label
+
+    def _on_teach(self, label: str, name: str, content: bytes) -> None:
+        self.album.add(label, name, content)
+        self._changed()
+
+
+class TriedCard(PhotoCard):
+    """A photo that was tried, with a button that adds it to a class of a `TeachBox`.
+
+    Attributes:
+        label, teach: The `Dropdown` of classes, and the button.
+    """
+
+    def __init__(self, model: Classifier, name: str, content: bytes, add: Callable[[str], None]):
+        super().__init__(model, name, content)
+        self._add = add
+        self.label = ipywidgets.Dropdown(description="Class", **_FIELD)
+        self.teach = _button("Add to this class", self._on_teach)
+        self.children = [self.crop, self.answer, row(self.label, self.teach), self.message]
+
+    def offer(self, names: list[str]) -> None:
+        """Let the user choose among these classes; what is chosen stays, and is the model's answer at first."""
+        chosen = self.label.value or self.prediction.label
+        self.label.options = names
+        self.label.value = chosen if chosen in names else None
 
     @guarded
     def _on_teach(self, _button) -> None:
-        card, self.message.value = self.tried.children[0], ""
-        self.album.add(self.label.value, card.name, card.picture)
-        self._changed()
+        if (label := self.label.value) is None:
+            raise ValueError("Choose a class first.")
+        self._add(label)
+        self.message.value = f'<div role="status">{display.escape(f"Added to {label}.")}</div>'
 
 
 class ClassCard(ipywidgets.VBox):
@@ -269,22 +291,21 @@ class ClassCard(ipywidgets.VBox):
     Attributes:
         name: The class.
         title: The `Text` with the name.
-        delete, confirm, keep: Buttons; a class with photos is deleted only after Confirm.
+        delete, confirm, keep: Buttons; a class with photos is deleted only after `confirm`.
         upload, gallery: The `DropZone` and the `Gallery`.
         message: `HTML` for what went wrong.
     """
 
     def __init__(self, album: Album, name: str, on_change: Callable[[], None]):
         self._album, self.name, self._on_change = album, name, on_change
-        self.title = ipywidgets.Text(value=name, description="Class", continuous_update=False, **_FIELD)
-        self.title.layout.width = "100%"
+        self.title = ipywidgets.Text(value=name, tooltip="Name of the class", continuous_update=False)
         self.title.observe(self._on_title, names="value")
-        self.delete = _button("Delete...", self._on_delete)
-        self.confirm, self.keep = _button("Yes, delete", self._on_confirm, "danger"), _button("Keep", self._on_keep)
-        self._question, self._count, self.message = ipywidgets.HTML(), ipywidgets.HTML(), ipywidgets.HTML()
-        self._asking = row(self._question, self.confirm, self.keep)
+        self.delete, self.keep = _button("Delete...", self._on_delete), _button("Keep", self._on_keep)
+        self.confirm = _button("", self._on_confirm, "danger")
+        self._count, self.message = ipywidgets.HTML(), ipywidgets.HTML()
+        self._asking = row(self.confirm, self.keep)
         self._asking.layout.display = "none"
-        self.upload = DropZone(self._on_photo, label=f"Photos of {name}", folder=True)
+        self.upload = DropZone(self._on_photo, label=f"Drop photos of {name}", folder=True)
         self.gallery = Gallery(self._photos, album.cache, label=name, actions={"Remove": self._on_remove})
         head = row(self.title, self._count, self.delete)
         super().__init__([head, self._asking, self.message, self.upload, self.gallery])
@@ -292,10 +313,9 @@ class ClassCard(ipywidgets.VBox):
 
     def refresh(self) -> None:
         """Show the photos as they are now."""
-        count = len(self._photos())
-        shown = f"{count:,} photo{'s' * (count != 1)}"
-        if shown != self._count.value:
+        if (shown := counted(len(self._photos()))) != self._count.value:
             self._count.value = shown
+            self.confirm.description = f"Delete {shown} for good"
             self.gallery.refresh()
 
     def _photos(self) -> list[tuple[Photo, str]]:
@@ -318,11 +338,10 @@ class ClassCard(ipywidgets.VBox):
             self.name = self._album.rename_class(self.name, change["new"])
         finally:
             self.title.value = self.gallery.label = self.name
-            self.upload.label = f"Photos of {self.name}"
+            self.upload.label = f"Drop photos of {self.name}"
         self._on_change()
 
     def _on_delete(self, _button) -> None:
-        self._question.value = f"Delete {display.escape(self.name)} and its {self._count.value} for good?"
         self._asking.layout.display = "flex"
         if not self._photos():
             self._on_confirm(None)
@@ -342,8 +361,8 @@ def _button(text: str, press: Callable, style: str = "") -> ipywidgets.Button:
     return made
 
 
-def _heading(text: str) -> ipywidgets.HTML:
-    return ipywidgets.HTML(f'<h4 class="part">{text}</h4>')
+def _heading(text: str, hint: str = "") -> ipywidgets.HTML:
+    return ipywidgets.HTML(f'<h4 class="part">{text}</h4>{display.hint(hint)}')
 
 
 def _typed(box: ipywidgets.Text) -> Path:
@@ -351,8 +370,3 @@ def _typed(box: ipywidgets.Text) -> Path:
     if not (path := box.value.strip().strip("\"'")):
         raise DatasetError("Type the path of a folder first.")
     return Path(path).expanduser()
-
-
-def _on_key(press: Callable, _widget, content: dict, _buffers) -> None:
-    if content.get("event") == "submit":  # Enter
-        press(None)

@@ -20,7 +20,7 @@ from imgclassify.runs.manifest import ModelFileError, read_manifest
 from imgclassify.runs.names import IMAGENET, list_models, photo_model, short_name
 from imgclassify.widgets.cards import PhotoCard, ProblemCard, results_csv
 from imgclassify.widgets.dropzone import DropZone
-from imgclassify.widgets.handlers import discard, guarded, known_classes, row, styled
+from imgclassify.widgets.handlers import discard, guarded, known_classes, on_enter, row, styled
 
 _GIVEN = "given"  # not None, which a Dropdown may show as no choice
 _KEPT, _KEPT_BYTES = 200, 2 * MAX_BYTES  # photos that are shown and kept in memory for moves of their squares
@@ -61,7 +61,7 @@ class UploadClassifier(ipywidgets.VBox):
         self.open_path: Any = None
         if path_box:
             self.path = ipywidgets.Text(placeholder="path of a picture on this computer", layout=wide)
-            self.path.on_msg(self._on_key)
+            on_enter(self.path, self._on_path)
             self.open_path = ipywidgets.Button(description="Classify file", layout={"width": "170px"})
             self.open_path.on_click(self._on_path)
             rows.append(row(self.open_path, self.path))
@@ -120,10 +120,6 @@ class UploadClassifier(ipywidgets.VBox):
         button = 'class="jupyter-button widget-button" download="predictions.csv"'
         self.table.value = f'<a {button} href="data:text/csv;base64,{content}">Download table (CSV)</a>'
 
-    def _on_key(self, _widget, content: dict, _buffers) -> None:
-        if content.get("event") == "submit":  # Enter
-            self._on_path(None)
-
     @guarded
     def _on_path(self, _event) -> None:
         path = self.path.value.strip().strip("\"'")
@@ -136,9 +132,7 @@ class UploadClassifier(ipywidgets.VBox):
         try:
             self._model = self._given if change["new"] == _GIVEN else load_model(change["new"])
         except ValueError:
-            self.models.unobserve(self._on_model, names="value")
             self.models.value = change["old"]  # the list names the model that is in use
-            self.models.observe(self._on_model, names="value")
             raise
         self._classes.value = known_classes(self._model.class_names)
         for card in self.output.children:
