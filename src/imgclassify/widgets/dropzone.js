@@ -41,7 +41,6 @@ function render({ model, el }) {
   element("span", "hint", zone, { textContent: "or paste them, or" });
   const button = (text, parent) => element("button", "jupyter-button widget-button", parent, { textContent: text, type: "button" });
   const choose = button("Choose photos", zone);
-  choose.classList.add("mod-primary");
   const chooseFolder = button("Choose folder", zone);
   const input = element("input", "", zone, { type: "file", multiple: true, hidden: true, accept: "image/*,.heic,.heif" });
   const folderInput = element("input", "", zone, { type: "file", multiple: true, hidden: true, webkitdirectory: true });
@@ -240,6 +239,7 @@ function render({ model, el }) {
     zone.setAttribute("aria-label", model.get("label"));
     choose.setAttribute("aria-label", `Choose photos: ${model.get("label")}`);
     chooseFolder.hidden = !model.get("folder");
+    choose.classList.toggle("mod-primary", chooseFolder.hidden); // one of two buttons does not stand out
   }
 
   choose.onclick = () => input.click();
