@@ -92,6 +92,13 @@ def test_it_trains_says_how_good_it_is_and_classifies_another_photo(page, screen
     drop(page.locator(".zone", has=page.get_by_text("Drop the next photo here")), ("new.jpg", photo((20, 130, 20), 99)))
     page.locator(".verdict", has_text="leaf").wait_for(timeout=SLOW)
     assert page.locator(".seen .bars .percent").count() == 2
+    tried = page.locator(".imgclassify-teach .card")
+    tried.get_by_label("Class").select_option("brick")
+    tried.get_by_role("button", name="Add to this class").click()
+    tried.get_by_text("Added to brick.").wait_for(timeout=SLOW)
+    card(page, "brick").get_by_text("5 photos", exact=True).wait_for(timeout=SLOW)
+    card(page, "brick").get_by_role("button", name="Remove: brick, photo 1", exact=True).click()
+    card(page, "brick").get_by_text("4 photos", exact=True).wait_for(timeout=SLOW)
     screenshot(page, "teach_tried_390")
 
 
@@ -108,6 +115,42 @@ def test_the_camera_takes_photos_of_a_class_and_answers_live(page):
     page.mouse.up()
     page.get_by_role("button", name="Stop camera").click()
     card(page, "brick").locator("li").nth(5).wait_for(timeout=SLOW)
+
+
+def test_large_phone_photos_arrive_together_and_cancel_counts_those_that_have(page, tmp_path):
+    files = []
+    for seed in range(6):
+        noise = np.random.default_rng(seed).integers(0, 90, (3000, 4000, 3), dtype=np.uint8)
+        files.append(tmp_path / f"IMG_{seed}.jpg")
+        Image.fromarray(noise).save(files[-1], quality=80)
+        assert files[-1].stat().st_size > 3_000_000
+    add_class(page, "phone")
+    phone = card(page, "phone")
+    phone.locator("input[type=file]").first.set_input_files(files[:3])
+    phone.get_by_text("IMG_1.jpg (2 of 3)").wait_for(timeout=SLOW)
+    phone.get_by_role("button", name="Cancel").click()
+    said = phone.get_by_text(re.compile(r"Cancelled: \d of 3 photos had arrived"))
+    said.wait_for(timeout=SLOW)
+    arrived = int(re.search(r"\d", said.inner_text())[0])
+    phone.get_by_text(f"{arrived} photo{'s' * (arrived != 1)}", exact=True).wait_for(timeout=SLOW)
+    phone.locator("input[type=file]").first.set_input_files(files)
+    phone.get_by_text(f"{6 - arrived} of 6 photos could be used.").wait_for(timeout=SLOW)
+    assert phone.get_by_text("is in phone already").count() == arrived
+    phone.get_by_text("6 photos", exact=True).wait_for(timeout=SLOW)
+
+
+def test_a_class_is_deleted_while_its_photos_are_on_their_way(page):
+    phone = card(page, "phone")
+    drop(phone.locator(".zone"), *((f"{seed}.jpg", photo((20, 20, 130), seed)) for seed in range(40)))
+    phone.get_by_text("(3 of 40)").wait_for(timeout=SLOW)
+    phone.get_by_role("button", name="Delete...").click()
+    phone.get_by_role("button", name=re.compile("for good")).click()
+    phone.wait_for(state="detached", timeout=SLOW)
+    add_class(page, "phone")  # nothing that was on its way comes here
+    page.wait_for_timeout(1000)
+    assert phone.get_by_text("0 photos", exact=True).is_visible()
+    phone.get_by_role("button", name="Delete...").click()
+    phone.wait_for(state="detached", timeout=SLOW)
 
 
 def test_a_reloaded_page_and_a_fresh_kernel_find_the_photos_again(page, open_notebook, run_all):

@@ -12,7 +12,7 @@ from PIL import Image
 
 pytest.importorskip("anywidget", reason="anywidget is not installed: pip install -e '.[notebooks]'")
 
-from imgclassify import load_dataset, load_model
+from imgclassify import display, load_dataset, load_model
 from imgclassify.data.images import ImageError
 from imgclassify.recipes import get_recipe
 from imgclassify.settings import artifacts_dir
@@ -360,7 +360,11 @@ def test_the_app_can_hide_the_path_box(open_box):
             yield from everything(child)
 
     assert box_shows(everything(open_box("shown")))
-    assert not box_shows(everything(open_box("hidden", path_box=False)))
+    hidden = open_box("hidden", path_box=False)
+    assert not box_shows(everything(hidden))
+    assert [each.comm for each in (hidden.path, hidden.load, hidden.save)] == [None] * 3  # no forged message gets there
+    fill(hidden, 2)
+    train(hidden)
 
 
 def box_shows(widgets) -> bool:
@@ -429,7 +433,10 @@ def test_a_training_is_judged_tried_corrected_and_kept(box):
     assert drop(box.upload, "next.jpg", photo("green", 50)) == ""
     card = box.tried.children[0]
     assert card.prediction.label == card.label.value == "green"
+    train(box)
+    assert box._hint.value == display.hint("")
     card.teach.click()
+    assert "The photos have changed since the last training." in box._hint.value
     assert "Added to green." in card.message.value
     assert box.cards["green"]._count.value == "6 photos"
     card.teach.click()

@@ -39,9 +39,10 @@ function render({ model, el }) {
   const zone = element("div", "zone", root, { role: "group" });
   const label = element("span", "label", zone);
   element("span", "hint", zone, { textContent: "or paste them, or" });
+  const buttons = element("span", "buttons", zone);
   const button = (text, parent) => element("button", "jupyter-button widget-button", parent, { textContent: text, type: "button" });
-  const choose = button("Choose photos", zone);
-  const chooseFolder = button("Choose folder", zone);
+  const choose = button("Choose photos", buttons);
+  const chooseFolder = button("Choose folder", buttons);
   const input = element("input", "", zone, { type: "file", multiple: true, hidden: true, accept: "image/*,.heic,.heif" });
   const folderInput = element("input", "", zone, { type: "file", multiple: true, hidden: true, webkitdirectory: true });
   const sending = element("div", "sending", root, { hidden: true });

@@ -72,6 +72,7 @@ class TeachBox(ipywidgets.VBox):
         self._worker, self._looker = Worker(), Worker()  # one trains or loads a folder, the other computes features
         self.wait = self._worker.wait
         self._stop, self._seen = threading.Event(), set[str]()
+        self._learned = set[tuple[str, str]]()  # class and digest of the photos of the last training
         self._weak: list[tuple[Photo, str]] = []
         self.model: Classifier | None = None
         self.evaluation: Evaluation | None = None
@@ -105,6 +106,8 @@ class TeachBox(ipywidgets.VBox):
         self.add_class("imgclassify")
         self.add_class("imgclassify-teach")
         self.message.value = "".join(map(display.message, self.album.problems))
+        if not path_box:
+            discard(self.path, self.load, self.save)  # not even a forged message reaches them
         self._busy(False)
 
     @property
@@ -127,10 +130,15 @@ class TeachBox(ipywidgets.VBox):
         few = [name for name, photos in self.album.photos.items() if len(photos) < ENOUGH]
         too_few = len(names) - len(few) < 2
         self.train.disabled = too_few or not self.stop.disabled
-        left_out = f"Left out, because they have fewer than two photos: {', '.join(few)}." if few else ""
-        self._hint.value = display.hint(NOT_YET if too_few else left_out)
+        left_out = f"Left out, because they have fewer than two photos: {', '.join(few)}. " if few else ""
+        changed = self.model is not None and self._learned != self._digests()
+        news = f"{left_out}{'The photos have changed since the last training.' if changed else ''}"
+        self._hint.value = display.hint(NOT_YET if too_few else news)
         if self._looker.wait(0):
             self._looker.begin(self._look)
+
+    def _digests(self) -> set[tuple[str, str]]:
+        return {(name, each.sha256) for name, photos in [*self.album.photos.items()] for each in [*photos]}
 
     @guarded
     def _look(self) -> None:
@@ -198,10 +206,10 @@ class TeachBox(ipywidgets.VBox):
     def _learn(self, progress: StatusProgress) -> str:
         while not self._looker.wait(0.2):
             progress.update(f"computing features  {len(self._seen):,} of {len(self.album):,}")  # may raise, after Stop
-        data, name = self.album.dataset(), re.sub(r"[^\w.-]+", "-", self.album.folder.name)
+        learned, data, name = self._digests(), self.album.dataset(), re.sub(r"[^\w.-]+", "-", self.album.folder.name)
         model, _ = train_model(self._recipe, data, name=name, stop=self._stop, progress=progress)
         measured = cross_validate(data, recipe=self._recipe, progress=progress)
-        self.model, self.evaluation = model, measured
+        self.model, self.evaluation, self._learned = model, measured, learned
         self._show(data, measured)
         self.camera.use(model)
         for card in self.tried.children:
