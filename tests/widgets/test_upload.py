@@ -144,7 +144,7 @@ def test_an_unforeseen_error_is_shown_too_not_lost_in_a_log(monkeypatch, box, pn
 
     monkeypatch.setattr(Classifier, "predict", broken)
     drop(box, ("photo.png", png("red")))
-    assert problems(box) == ["photo.png could not be classified (RuntimeError: out of paper)."]
+    assert problems(box) == ["photo.png could not be used (RuntimeError: out of paper)."]
     assert "Traceback" in box.output.children[0].value  # in the details to unfold
 
 

@@ -63,9 +63,7 @@ class Album:
         """Add a class; returns its name without spaces around it."""
         name = self._checked(name)
         if len(self.photos) >= _MOST_CLASSES:
-            raise DatasetError(
-                f'At most {_MOST_CLASSES} classes fit in the box: use train_model("head", folder) for more.'
-            )
+            raise DatasetError(f'At most {_MOST_CLASSES} classes fit here: use train_model("head", folder) for more.')
         with self._lock, _writing(self.folder / name):
             (self.folder / name).mkdir(exist_ok=True)
             self.photos[name] = []

@@ -27,6 +27,14 @@ def style(name: str) -> str:
     return "".join(path.read_text(encoding="utf-8") for path in (PACKAGE / "style.css", _HERE / name))
 
 
+def explain(error: Exception, name: str = "") -> tuple[str, str]:
+    """What went wrong in a sentence, and the details of what was not foreseen."""
+    if isinstance(error, (ValueError, FileNotFoundError, MemoryError)):
+        return str(error), ""
+    sentence = f"{type(error).__name__}: {error}"
+    return f"{name} could not be used ({sentence})." if name else sentence, traceback.format_exc()
+
+
 def guarded(method: Callable) -> Callable:
     """A widget's handler whose exceptions appear in the widget's `message`, not in the front end's hidden log."""
 
@@ -34,11 +42,9 @@ def guarded(method: Callable) -> Callable:
     def handler(self, *arguments):
         try:
             return method(self, *arguments)
-        except (ValueError, FileNotFoundError, MemoryError) as error:
-            self.message.value = display.message(str(error))
         except Exception as error:
-            self.message.value = display.message(f"{type(error).__name__}: {error}", traceback.format_exc())
-        return None
+            self.message.value = display.message(*explain(error))
+            return None
 
     return handler
 
@@ -65,10 +71,8 @@ def answered(function: Callable[[], dict], name: str) -> dict:
     """The answer to a browser's message, or {"error": sentence}: an exception would be lost in the front end's log."""
     try:
         return function()
-    except ValueError as error:
-        return {"error": str(error)}
     except Exception as error:
-        return {"error": f"{name} could not be used ({type(error).__name__}: {error})."}
+        return {"error": explain(error, name)[0]}
 
 
 def on_enter(box: ipywidgets.Text, press: Callable) -> None:

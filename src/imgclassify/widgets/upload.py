@@ -3,7 +3,6 @@
 import base64
 import contextlib
 import importlib.util
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from imgclassify.runs.manifest import ModelFileError, read_manifest
 from imgclassify.runs.names import IMAGENET, list_models, photo_model, short_name
 from imgclassify.widgets.cards import PhotoCard, ProblemCard, results_csv
 from imgclassify.widgets.dropzone import DropZone
-from imgclassify.widgets.handlers import discard, guarded, known_classes, on_enter, row, styled
+from imgclassify.widgets.handlers import discard, explain, guarded, known_classes, on_enter, row, styled
 
 _GIVEN = "given"  # not None, which a Dropdown may show as no choice
 _KEPT, _KEPT_BYTES = 200, 2 * MAX_BYTES  # photos that are shown and kept in memory for moves of their squares
@@ -107,11 +106,8 @@ class UploadClassifier(ipywidgets.VBox):
                 raise ImageError(f"{name} was left out, because {limit}: choose it again by itself.")
             card = PhotoCard(self._model, name, picture)
             card.on_answer = self._offer_table
-        except ImageError as error:
-            card = ProblemCard(name, str(error))
         except Exception as error:
-            sentence = f"{name} could not be classified ({type(error).__name__}: {error})."
-            card = ProblemCard(name, sentence, traceback.format_exc())
+            card = ProblemCard(name, *explain(error, name))
         self.output.children = (*self.output.children, card)
         self._offer_table()
 
