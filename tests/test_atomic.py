@@ -1,6 +1,9 @@
+import os
+import time
+
 import pytest
 
-from imgclassify.atomic import replacing
+from imgclassify.atomic import replacing, sweep
 
 
 @pytest.fixture
@@ -54,3 +57,29 @@ def test_it_is_written_to_a_hidden_file_beside_it_of_the_same_suffix(path):
         for each in (part, other):
             assert (each.parent, each.suffix, each.name[0]) == (path.parent, ".keras", ".")
             each.write_text("new")
+
+
+def test_a_lasting_file_is_on_the_disk_before_it_takes_its_place(path, monkeypatch):
+    synced, fsync = [], os.fsync
+
+    def watched(number):
+        synced.append((os.fstat(number).st_ino, path.read_text()))
+        fsync(number)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    with replacing(path, lasting=True) as part:
+        part.write_text("new")
+        number = part.stat().st_ino
+    assert synced == [(number, "old"), (path.parent.stat().st_ino, "new")]
+
+
+def test_what_a_killed_process_left_is_swept_after_an_hour(path):
+    with replacing(path) as part:
+        part.write_text("new")
+    assert len(part.name) == len(".0123abcd.keras")
+    old, new = part.with_name(".0123abcd.keras"), part.with_name(".0123abce.keras")
+    for each in (old, new, part.with_name(".hidden.json")):
+        each.touch()
+        os.utime(each, (time.time() - 7200 * (each != new),) * 2)
+    sweep(path.parent)
+    assert names(path.parent) == [".0123abce.keras", ".hidden.json", "model.keras"]

@@ -140,7 +140,9 @@ def test_a_place_that_cannot_be_written_to_is_a_sentence_not_a_traceback(monkeyp
     (tmp_path / "file").touch()
     monkeypatch.setenv("IMGCLASSIFY_ARTIFACTS_DIR", str(tmp_path / "file"))
     assert main(["train", "--data", "digits", "--epochs", "1"]) == 1
-    assert capsys.readouterr().err.startswith("imgclassify: ")
+    first, *_, last = capsys.readouterr().err.splitlines()
+    assert "cannot be written" in first  # before the training
+    assert last == "imgclassify: the trained model is lost, because it could not be written"
 
 
 def test_an_interrupt_ends_with_130(monkeypatch, capsys):

@@ -1,7 +1,9 @@
 import json
 import shutil
+import threading
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -198,3 +200,67 @@ def test_an_h5_file_with_layers_of_another_package_is_refused(small, tmp_path):
         file.attrs["model_config"] = json.dumps(config)
     with pytest.raises(ModelFileError, match="carries code, or a layer that is not on the list: system of os"):
         read_model(path)
+
+
+# --- replaced while others read, and killed meanwhile ----------------------------------------------
+
+
+def other(network):
+    """The same network with other weights."""
+    changed = backend.keras().models.clone_model(network)
+    changed.set_weights([weight + 1 for weight in network.get_weights()])
+    return changed
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing after it is done."""
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_a_kill_between_the_replacements_leaves_a_pair(small, tmp_path, monkeypatch, suffix):
+    path, changed = write(small, tmp_path / f"model{suffix}", seed=1), other(small)
+    replace_file = Path.replace
+
+    def kill_before_the_manifest(self, target):
+        if Path(target).suffix == ".json" and self.name == ".model.coming.json":
+            raise Killed
+        return replace_file(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", kill_before_the_manifest)
+        with pytest.raises(Killed):
+            write_model(changed, Manifest(seed=2), path, replace=True)
+    assert read_manifest(path).seed == 1
+    for _ in range(2):  # the first reading mends it
+        network, manifest = read_model(path)
+        assert manifest.seed == 2
+        assert np.array_equal(network.get_weights()[0], changed.get_weights()[0])
+        assert names(tmp_path) == sorted(["model.json", path.name])
+
+
+def test_a_kill_before_the_first_replacement_leaves_the_old_pair(small, tmp_path, monkeypatch):
+    path = write(small, tmp_path / "model.keras", seed=1)
+    with monkeypatch.context() as patch:
+        patch.setattr("imgclassify.runs.files.write_manifest", lambda *_: (_ for _ in ()).throw(Killed()))
+        with pytest.raises(Killed):
+            write_model(other(small), Manifest(seed=2), path, replace=True)
+    network, manifest = read_model(path)
+    assert manifest.seed == 1
+    assert np.array_equal(network.get_weights()[0], small.get_weights()[0])
+
+
+def test_two_writers_and_a_reader_get_along(small, tmp_path):
+    path, networks = tmp_path / "model.keras", {1: small, 2: other(small)}
+    write(small, path, seed=1)
+
+    def keep_writing(seed: int) -> None:
+        for _ in range(8):
+            write_model(networks[seed], Manifest(seed=seed), path, replace=True)
+
+    writers = [threading.Thread(target=keep_writing, args=(seed,)) for seed in networks]
+    for writer in writers:
+        writer.start()
+    while any(writer.is_alive() for writer in writers):
+        network, manifest = read_model(path)
+        assert np.array_equal(network.get_weights()[0], networks[manifest.seed].get_weights()[0])
+    assert names(tmp_path) == ["model.json", "model.keras"]

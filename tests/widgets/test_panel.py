@@ -113,6 +113,27 @@ def test_stop_ends_the_training_early_with_a_usable_model(panel, tiny):
     assert classify_custom_image(panel.model, tiny.x_test[0]).label in tiny.class_names
 
 
+def test_a_stopped_training_is_resumed(panel, tiny):
+    panel.epochs.value = 30
+    stop_when(panel, '<div class="log">epoch 2/')
+    train(panel)
+    stopped = panel.model.manifest
+    assert stopped.status == "interrupted"
+    panel.resume.click()
+    assert "Choose one run in the list first." in panel.message.value
+    panel.runs.value = (stopped.run,)
+    panel.status.unobserve_all()
+    panel.resume.click()
+    assert panel.wait(60)
+    assert panel.message.value == ""
+    assert panel.model.manifest.status == "complete"
+    assert panel.model.manifest.run == stopped.run
+    assert len(panel.history["loss"]) == 30
+    assert panel.runs.options == (stopped.run,)
+    panel.resume.click()
+    assert "is complete: only an unfinished one can be resumed" in panel.message.value
+
+
 def test_the_number_of_a_stopped_training_is_explained(tiny):
     x = tiny.x_train.copy()
     _, rows = tiny.validation_split(0.2, 0)
