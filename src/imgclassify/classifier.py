@@ -25,18 +25,12 @@ class Prediction:
 
     A network always answers with one of its classes, even when it is shown something else: a high confidence
     means that the picture looks more like this class than like the others, not that it belongs to it.
-
-    Attributes:
-        label: Name of the most probable class.
-        confidence: Its probability, 0 to 1.
-        probabilities: All class names with their probabilities, most probable first; they sum to 1.
-        image: What the network was given, uint8 (H, W, 3).
     """
 
-    label: str
-    confidence: float
-    probabilities: dict[str, float]
-    image: np.ndarray
+    label: str  # name of the most probable class
+    confidence: float  # its probability, 0 to 1
+    probabilities: dict[str, float]  # of all classes by name, most probable first; they sum to 1
+    image: np.ndarray  # what the network was given, uint8 (H, W, 3)
 
     def __iter__(self) -> Iterator:
         return iter((self.label, self.confidence))
@@ -60,17 +54,11 @@ class Prediction:
 
 @dataclass(frozen=True, eq=False)
 class Classifier:
-    """A network and what is known about it.
+    """A network and what is known about it."""
 
-    Attributes:
-        network: A `keras.Model` from float32 pictures in [0, 1], (N, H, W, C), to probabilities (N, classes).
-        manifest: How it was trained; all fields have their defaults if nothing is recorded.
-        file: Where it was loaded from or saved to; None if it is only in memory.
-    """
-
-    network: Any
-    manifest: Manifest
-    file: Path | None = None
+    network: Any  # a `keras.Model` from float32 pictures in [0, 1], (N, H, W, C), to probabilities (N, classes)
+    manifest: Manifest  # how it was trained; all fields have their defaults if nothing is recorded
+    file: Path | None = None  # where it was loaded from or saved to; None if it is only in memory
 
     @classmethod
     def of(cls, model, class_names: Sequence[str] | None = None) -> "Classifier":

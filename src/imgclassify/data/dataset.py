@@ -18,36 +18,23 @@ _MOST_CLASSES = 10_000
 class Dataset:
     """Labelled pictures, split into training and test data.
 
-    Attributes:
-        name: Short name, used in file names: "cifar10", "digits" or a folder's name.
-        source: What the pictures are, for figures and tables, for instance "CIFAR-10, JPEG mirror".
-        class_names: One name per class; a label is an index into it.
-        x_train: uint8, (N, H, W, 3), RGB. Read-only if it comes from the cache. Photos of more than 64 pixels are
-            `Pictures`: read when they are asked for.
-        y_train: int64, (N,), class numbers.
-        x_test: uint8, (M, H, W, 3).
-        y_test: int64, (M,).
-        fingerprint: SHA-256 of the four arrays, before any subset is taken, in hex; for `Pictures`, of their files.
-        notice: What the user should be told about how this data was chosen; may be empty.
-        skipped: One sentence for each picture file that could not be read.
-        folder: The folder of class folders that it was read from, as an absolute path; empty for other data.
-        groups: For photos, a group number for each row of x_train, int64 (N,); near-duplicates have the same.
-        val_rows: Rows of x_train that a folder itself sets aside for validation, sorted int64; None for other data.
+    Pictures are read-only if they come from the cache. Photos of more than 64 pixels are `Pictures`: read when they are
+    asked for.
     """
 
-    name: str
-    source: str
-    class_names: tuple[str, ...]
-    x_train: np.ndarray
-    y_train: np.ndarray
-    x_test: np.ndarray
-    y_test: np.ndarray
-    fingerprint: str
-    notice: str = ""
-    skipped: tuple[str, ...] = ()
-    folder: str = ""
-    groups: np.ndarray | None = None
-    val_rows: np.ndarray | None = None
+    name: str  # short, used in file names: "cifar10", "digits" or a folder's name
+    source: str  # what the pictures are, for figures and tables, for instance "CIFAR-10, JPEG mirror"
+    class_names: tuple[str, ...]  # one per class; a label is an index into it
+    x_train: np.ndarray  # uint8, (N, H, W, 3), RGB
+    y_train: np.ndarray  # int64, (N,), class numbers
+    x_test: np.ndarray  # uint8, (M, H, W, 3)
+    y_test: np.ndarray  # int64, (M,)
+    fingerprint: str  # SHA-256 of the four arrays, before any subset is taken, in hex; for `Pictures`, of their files
+    notice: str = ""  # what the user should be told about how this data was chosen; may be empty
+    skipped: tuple[str, ...] = ()  # one sentence for each picture file that could not be read
+    folder: str = ""  # of class folders, that it was read from, as an absolute path; empty for other data
+    groups: np.ndarray | None = None  # of photos: a number for each row of x_train, the same for near-duplicates
+    val_rows: np.ndarray | None = None  # sorted rows of x_train that a folder itself sets aside for validation
 
     def validation_split(self, fraction: float = 0.2, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Row numbers of the training data for training and for validation; seeded and stratified.

@@ -14,19 +14,12 @@ BINS = 15  # ranges of confidence, for calibration; as many as Guo et al. (2017)
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """How well a model does on labelled pictures; everything is computed from one prediction per picture.
+    """How well a model does on labelled pictures; everything is computed from one prediction per picture."""
 
-    Attributes:
-        probabilities: float32, (N, classes), the model's output.
-        labels: int64, (N,), the true classes.
-        class_names: One name per class.
-        source: Name of the data, for titles.
-    """
-
-    probabilities: np.ndarray
-    labels: np.ndarray
-    class_names: tuple[str, ...] = ()
-    source: str = ""
+    probabilities: np.ndarray  # float32, (N, classes), the model's output
+    labels: np.ndarray  # int64, (N,), the true classes
+    class_names: tuple[str, ...] = ()  # one per class
+    source: str = ""  # name of the data, for titles
 
     @property
     def predicted(self) -> np.ndarray:
