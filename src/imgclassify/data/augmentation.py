@@ -119,18 +119,9 @@ def vary(pictures, variations: Variations):
 
 
 def augment(pictures, augmentation: str, *, seed: int = 0):
-    """Random variants of pictures, one for each: `draw_variations` and `vary` in one call.
+    """Random variants of pictures, uint8 (N, H, W, C), one for each, as a tensor: `draw_variations`, then `vary`.
 
-    Args:
-        pictures: uint8 (N, H, W, C).
-        augmentation: One of `AUGMENTATIONS`.
-        seed: The same seed gives the same variants.
-
-    Returns:
-        A uint8 tensor of the same shape.
-
-    Raises:
-        ValueError: The augmentation is unknown.
+    The same seed gives the same variants. An unknown augmentation is a `ValueError`.
     """
     count, *size = np.shape(pictures)[:3]
     return vary(pictures, draw_variations(augmentation, count, tuple(size), np.random.default_rng(seed)))

@@ -106,15 +106,9 @@ def prepare_image(image: Image.Image, *, size: int = 32, crop: float = 1.0) -> n
 
 
 def scale_pixels(x):
-    """Pictures scaled for a network: uint8 becomes float32 in [0, 1]; floats keep their values.
+    """Pictures, an array or a tensor, as float32 for a network: uint8 is scaled to [0, 1]; floats keep their values.
 
     No other function scales pixels for a network.
-
-    Args:
-        x: An array or a TensorFlow tensor of any shape.
-
-    Returns:
-        float32, of the same shape and kind.
     """
     if isinstance(x, np.ndarray):
         return x.astype(np.float32) / np.float32(255) if x.dtype == np.uint8 else np.asarray(x, np.float32)

@@ -164,16 +164,11 @@ def whiten(model, pictures: np.ndarray) -> None:
 
 
 def with_temperatures(model, temperatures: Sequence[float]):
-    """A network whose output is the mean of the softmax of its logits at each of these temperatures.
+    """A network whose output is the mean of the softmax of its logits, divided by each of these temperatures above 0.
 
     Made of standard Keras layers (`Rescaling`, `Softmax`, `Average`), so that plain Keras needs only the saved file.
-
-    Args:
-        model: Ends in a dense layer with softmax; its layers are shared with the result.
-        temperatures: What the logits are divided by, each above 0; if empty, the model is returned unchanged.
-
-    Returns:
-        A `keras.Model` with the same inputs and outputs.
+    The given model ends in a dense layer with softmax; the result shares its layers. Without temperatures, it is the
+    model itself.
     """
     if not temperatures:
         return model

@@ -85,12 +85,7 @@ class Album:
             del self.photos[name]
 
     def add(self, label: str, name: str, source: bytes | Path) -> None:
-        """Add a photo to a class.
-
-        Args:
-            label: The class.
-            name: Name of the photo's file.
-            source: The content of the file, or its path.
+        """Add a photo to a class: the content of a file of this name, or its path.
 
         Raises:
             ImageError: It is no photo that can be used, or it is in a class already.
