@@ -245,7 +245,7 @@ def test_thumbnails_come_in_pages_newest_first_and_one_can_be_removed(box):
     assert ask(gallery, first=999)[0]["first"] == 12
     for nonsense in (-1, "x", None, 1e9):
         assert ask(gallery, first=nonsense)[0]["total"] == 15
-    ask(gallery, action="Remove", photo=answer["photos"][0][0])
+    ask(gallery, remove=answer["photos"][0][0])
     assert ask(gallery, first=0)[0]["total"] == 14
     assert "red/red 14.jpg" not in files(box)
     assert box.cards["red"]._count.value == "14 photos"
@@ -281,7 +281,7 @@ def test_a_given_folder_is_copied_and_never_changed(open_box, own_folder):
     box = open_box(own_folder)
     assert len(box.album) == 6
     assert box.album.folder.parent == artifacts_dir() / "photos"
-    ask(box.cards["red"].gallery, action="Remove", photo=box.album.photos["red"][0].sha256)
+    ask(box.cards["red"].gallery, remove=box.album.photos["red"][0].sha256)
     box.cards["green"].title.value = "grass"
     box.cards["red"].delete.click()
     box.cards["red"].confirm.click()
@@ -426,7 +426,7 @@ def test_a_training_is_judged_tried_corrected_and_kept(box):
 
     wrong, *others = box._weak
     assert wrong[1] == "red, or green?"
-    ask(box.weakest, action="Remove", photo=wrong[0].sha256)
+    ask(box.weakest, remove=wrong[0].sha256)
     assert ask(box.weakest, first=0)[0]["total"] == len(others)
     assert box.cards["red"]._count.value == "5 photos"
 

@@ -23,11 +23,6 @@ function render({ model, el }) {
   const ask = () => { timer = 0; model.send({ view: myself, first }); };
   const turn = (pagesOn) => { first = Math.max(0, first + pagesOn * size); ask(); };
 
-  function act(action, photo, place) {
-    focus = [action, place];
-    model.send({ view: myself, action, photo });
-  }
-
   function show({ photos, total, page, first: shown }, buffers) {
     addresses.forEach((each) => URL.revokeObjectURL(each));
     addresses = buffers.map((each) => URL.createObjectURL(new Blob([each], { type: "image/jpeg" })));
@@ -39,22 +34,19 @@ function render({ model, el }) {
       const name = `${model.get("label")}, photo ${first + place + 1}${caption && `: ${caption}`}`;
       element("img", "", item, { src: addresses[place], alt: name, title: caption });
       if (caption) element("span", "caption", item, { textContent: caption });
-      const buttons = element("div", "buttons", item);
-      for (const action of model.get("actions")) {
-        const made = button(model.get("actions").length === 1 ? "×" : action, buttons, `${action}: ${name}`);
-        made.title = action;
-        made.dataset.action = action;
-        made.onclick = () => act(action, id, place);
-      }
+      const remove = button("×", item, `Remove: ${name}`);
+      remove.classList.add("remove");
+      remove.title = "Remove";
+      remove.onclick = () => { focus = place; model.send({ view: myself, remove: id }); };
     });
     root.hidden = !total;
     pages.hidden = total <= page;
     where.textContent = `${first + 1} to ${first + photos.length} of ${total}`;
     back.disabled = first === 0;
     on.disabled = first + page >= total;
-    if (!focus) return;
-    const same = list.querySelectorAll(`[data-action="${focus[0]}"]`); // the next photo has taken its place
-    (same[Math.min(focus[1], same.length - 1)] ?? root).focus();
+    if (focus === null) return;
+    const all = list.querySelectorAll(".remove"); // the next photo has taken its place
+    (all[Math.min(focus, all.length - 1)] ?? root).focus();
     focus = null;
   }
 

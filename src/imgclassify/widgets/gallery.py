@@ -1,4 +1,4 @@
-"""The gallery: thumbnails of photos in pages, with buttons. `gallery.js` is its other half."""
+"""The gallery: thumbnails of photos in pages, each with a button. `gallery.js` is its other half."""
 
 from collections.abc import Callable, Sequence
 
@@ -21,19 +21,16 @@ class Gallery(anywidget.AnyWidget):
         photos: Called without arguments; gives the photos to show, each with a caption.
         cache: Has their pixels.
         label: What they are, for screen readers.
-        actions: A function for each button of a photo, by the button's text; called with the photo.
+        remove: Called with the photo whose button was pressed.
     """
 
     _esm = script("gallery.js")
     _css = style("teach.css")
     label = traitlets.Unicode().tag(sync=True)
-    actions = traitlets.List(traitlets.Unicode()).tag(sync=True)
 
-    def __init__(
-        self, photos: Callable[[], Sequence[tuple[Photo, str]]], cache: PhotoCache, *, label: str, actions: dict
-    ):
-        self._photos, self._cache, self._actions = photos, cache, actions
-        super().__init__(label=label, actions=list(actions))
+    def __init__(self, photos: Callable[[], Sequence[tuple[Photo, str]]], cache: PhotoCache, label: str, remove):
+        self._photos, self._cache, self._remove = photos, cache, remove
+        super().__init__(label=label)
         self.on_msg(self._on_message)
 
     def refresh(self) -> None:
@@ -41,15 +38,14 @@ class Gallery(anywidget.AnyWidget):
         self.send({"changed": True})
 
     def _on_message(self, _, message: dict, buffers: list) -> None:
-        """Do what a button says, or send the page that the browser asks for."""
+        """Remove a photo, or send the page that the browser asks for."""
         message, pictures = message if isinstance(message, dict) else {}, list[bytes]()
 
         def answer() -> dict:
             shown = list(self._photos())
-            if (action := self._actions.get(message.get("action"))) is not None:
-                for photo, _ in shown:
-                    if photo.sha256 == message.get("photo"):
-                        action(photo)
+            if "remove" in message:
+                for photo in [each for each, _ in shown if each.sha256 == message["remove"]]:
+                    self._remove(photo)
                 return {}
             first = message.get("first")
             last = max(0, len(shown) - 1) // _PAGE * _PAGE  # the page's beginning

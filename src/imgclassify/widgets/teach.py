@@ -88,9 +88,7 @@ class TeachBox(ipywidgets.VBox):
         self._classes, self.tried = ipywidgets.Box(), ipywidgets.VBox()
         self._classes.add_class("classes")
         self.camera = CameraClassifier(on_frame=self._on_frame)
-        self.weakest = Gallery(
-            lambda: self._weak, self.album.cache, label="Least certain", actions={"Remove": self._on_remove}
-        )
+        self.weakest = Gallery(lambda: self._weak, self.album.cache, "Least certain", self._on_remove)
         self.upload = DropZone(self._on_try, label="Drop the next photo here")
         trial = _heading("Try it", "Show it photos it has not seen. Add those that it gets wrong, and train again.")
         self._after = ipywidgets.VBox([self.results, self.weakest, trial, self.upload, self.tried])
@@ -314,7 +312,7 @@ class ClassCard(ipywidgets.VBox):
         self._asking = row(self.confirm, self.keep)
         self._asking.layout.display = "none"
         self.upload = DropZone(self._on_photo, label=f"Drop photos of {name}", folder=True)
-        self.gallery = Gallery(self._photos, album.cache, label=name, actions={"Remove": self._on_remove})
+        self.gallery = Gallery(self._photos, album.cache, name, self._on_remove)
         head = row(self.title, self._count, self.delete)
         super().__init__([head, self._asking, self.message, self.upload, self.gallery])
         self.add_class("class")
