@@ -245,7 +245,7 @@ def test_thumbnails_come_in_pages_newest_first_and_one_can_be_removed(box):
     assert ask(gallery, first=999)[0]["first"] == 12
     for nonsense in (-1, "x", None, 1e9):
         assert ask(gallery, first=nonsense)[0]["total"] == 15
-    ask(gallery, remove=answer["photos"][0][0])
+    ask(gallery, photo=answer["photos"][0][0])
     assert ask(gallery, first=0)[0]["total"] == 14
     assert "red/red 14.jpg" not in files(box)
     assert box.cards["red"]._count.value == "14 photos"
@@ -281,7 +281,7 @@ def test_a_given_folder_is_copied_and_never_changed(open_box, own_folder):
     box = open_box(own_folder)
     assert len(box.album) == 6
     assert box.album.folder.parent == artifacts_dir() / "photos"
-    ask(box.cards["red"].gallery, remove=box.album.photos["red"][0].sha256)
+    ask(box.cards["red"].gallery, photo=box.album.photos["red"][0].sha256)
     box.cards["green"].title.value = "grass"
     box.cards["red"].delete.click()
     box.cards["red"].confirm.click()
@@ -425,10 +425,12 @@ def test_a_training_is_judged_tried_corrected_and_kept(box):
     assert box.camera.class_names == ["green", "red"]
 
     wrong, *others = box._weak
-    assert wrong[1] == "red, or green?"
-    ask(box.weakest, remove=wrong[0].sha256)
+    assert wrong[1:] == ("red", "green")
+    assert ask(box.weakest, first=0)[0]["photos"][0] == (wrong[0].sha256, "red", "green")
+    ask(box.weakest, photo=wrong[0].sha256, move=True)
     assert ask(box.weakest, first=0)[0]["total"] == len(others)
-    assert box.cards["red"]._count.value == "5 photos"
+    assert [card._count.value for card in box.cards.values()] == ["5 photos", "6 photos"]
+    assert (box.album.folder / "green" / "wrong.jpg").read_bytes() == photo("green", 77)
 
     assert drop(box.upload, "next.jpg", photo("green", 50)) == ""
     card = box.tried.children[0]
@@ -438,12 +440,23 @@ def test_a_training_is_judged_tried_corrected_and_kept(box):
     card.teach.click()
     assert "The photos have changed since the last training." in box._hint.value
     assert "Added to green." in card.message.value
-    assert box.cards["green"]._count.value == "6 photos"
+    assert box.cards["green"]._count.value == "7 photos"
     card.teach.click()
     assert "next.jpg is in green already." in card.message.value
     train(box)
     assert box.evaluation.accuracy == 1
     assert "taken for" not in box.results.value
+
+
+def test_a_photo_is_not_lost_when_the_class_it_is_moved_to_has_gone(box):
+    fill(box, 2)
+    moving = box.album.photos["red"][0]
+    box._weak = [(moving, "red", "green")]
+    box.cards["green"].delete.click()
+    box.cards["green"].confirm.click()
+    assert "cannot be written" in ask(box.weakest, photo=moving.sha256, move=True)[0]["error"]
+    assert moving in box.album.photos["red"]
+    assert files(box) == ["red/red 0.jpg", "red/red 1.jpg"]
 
 
 def test_photos_can_be_added_while_it_trains(box, monkeypatch):

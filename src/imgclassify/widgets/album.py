@@ -113,6 +113,14 @@ class Album:
                 photos[:] = [each for each in photos if each.sha256 != photo.sha256]
             Path(photo.path).unlink(missing_ok=True)
 
+    def move(self, photo: Photo, label: str) -> None:
+        """Move a photo to another class."""
+        with self._lock, _writing(self.folder / label):
+            path = Path(photo.path).rename(self._free_path(label, Path(photo.path).name))
+            for name, photos in self.photos.items():
+                moved = [photo._replace(path=str(path))] if name == label else []
+                photos[:] = [each for each in photos if each.sha256 != photo.sha256] + moved
+
     def add_folder(self, folder: Path, *, progress: Progress | None = None) -> str:
         """Add the photos of a folder, which is not changed; returns what was added, in a sentence.
 

@@ -23,13 +23,18 @@ function render({ model, el }) {
   const ask = () => { timer = 0; model.send({ view: myself, first }); };
   const turn = (pagesOn) => { first = Math.max(0, first + pagesOn * size); ask(); };
 
+  function correct(photo, place, move) {
+    focus = place;
+    model.send({ view: myself, photo, move });
+  }
+
   function show({ photos, total, page, first: shown }, buffers) {
     addresses.forEach((each) => URL.revokeObjectURL(each));
     addresses = buffers.map((each) => URL.createObjectURL(new Blob([each], { type: "image/jpeg" })));
     [first, size] = [shown, page];
     list.replaceChildren();
     root.classList.toggle("captions", photos.some(([, caption]) => caption));
-    photos.forEach(([id, caption], place) => {
+    photos.forEach(([id, caption, other], place) => {
       const item = element("li", "", list);
       const name = `${model.get("label")}, photo ${first + place + 1}${caption && `: ${caption}`}`;
       element("img", "", item, { src: addresses[place], alt: name, title: caption });
@@ -37,7 +42,12 @@ function render({ model, el }) {
       const remove = button("×", item, `Remove: ${name}`);
       remove.classList.add("remove");
       remove.title = "Remove";
-      remove.onclick = () => { focus = place; model.send({ view: myself, remove: id }); };
+      remove.onclick = () => correct(id, place, false);
+      if (!other) return;
+      const move = button(`Move to ${other}`, item, `Move to ${other}: ${name}`);
+      move.classList.add("move");
+      move.title = move.textContent;
+      move.onclick = () => correct(id, place, true);
     });
     root.hidden = !total;
     pages.hidden = total <= page;

@@ -1,4 +1,4 @@
-"""The gallery: thumbnails of photos in pages, each with a button. `gallery.js` is its other half."""
+"""The gallery: thumbnails of photos in pages, each with buttons. `gallery.js` is its other half."""
 
 from collections.abc import Callable, Sequence
 
@@ -18,18 +18,19 @@ class Gallery(anywidget.AnyWidget):
     """Thumbnails in pages. The browser asks for those that it shows; none is part of the state that notebooks store.
 
     Args:
-        photos: Called without arguments; gives the photos to show, each with a caption.
+        photos: Called without arguments; gives the photos to show, each with a caption and the class that it can be
+            moved to, or "".
         cache: Has their pixels.
         label: What they are, for screen readers.
-        remove: Called with the photo whose button was pressed.
+        correct: Called with the photo whose button was pressed, and the class to move it to, or "" to remove it.
     """
 
     _esm = script("gallery.js")
     _css = style("teach.css")
     label = traitlets.Unicode().tag(sync=True)
 
-    def __init__(self, photos: Callable[[], Sequence[tuple[Photo, str]]], cache: PhotoCache, label: str, remove):
-        self._photos, self._cache, self._remove = photos, cache, remove
+    def __init__(self, photos: Callable[[], Sequence[tuple[Photo, str, str]]], cache: PhotoCache, label: str, correct):
+        self._photos, self._cache, self._correct = photos, cache, correct
         super().__init__(label=label)
         self.on_msg(self._on_message)
 
@@ -38,21 +39,21 @@ class Gallery(anywidget.AnyWidget):
         self.send({"changed": True})
 
     def _on_message(self, _, message: dict, buffers: list) -> None:
-        """Remove a photo, or send the page that the browser asks for."""
+        """Remove or move a photo, or send the page that the browser asks for."""
         message, pictures = message if isinstance(message, dict) else {}, list[bytes]()
 
         def answer() -> dict:
             shown = list(self._photos())
-            if "remove" in message:
-                for photo in [each for each, _ in shown if each.sha256 == message["remove"]]:
-                    self._remove(photo)
+            if "photo" in message:
+                for photo, _, other in [each for each in shown if each[0].sha256 == message["photo"]]:
+                    self._correct(photo, other if message.get("move") else "")
                 return {}
             first = message.get("first")
             last = max(0, len(shown) - 1) // _PAGE * _PAGE  # the page's beginning
             first = min(first, last) if isinstance(first, int) and first >= 0 else 0
             page = shown[first : first + _PAGE]
-            pictures.extend(display.thumbnail(Image.fromarray(self._cache.pixels(photo)), _SIDE) for photo, _ in page)
-            photos = [(photo.sha256, caption) for photo, caption in page]
+            pictures.extend(display.thumbnail(Image.fromarray(self._cache.pixels(photo)), _SIDE) for photo, *_ in page)
+            photos = [(photo.sha256, caption, other) for photo, caption, other in page]
             return {"first": first, "total": len(shown), "page": _PAGE, "photos": photos}
 
         self.send({"view": message.get("view")} | answered(answer, "The photo"), pictures)

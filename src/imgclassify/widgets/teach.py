@@ -29,7 +29,7 @@ from imgclassify.widgets.gallery import Gallery
 from imgclassify.widgets.handlers import Worker, discard, guarded, on_enter, row, styled
 from imgclassify.widgets.panel import STOPPING, StatusProgress
 
-_CERTAIN = 0.9  # photos whose class is as probable as this are not shown as weak
+_CERTAIN = 0.6  # photos whose class is as probable as this are not shown as weak
 _TRIED = 6  # photos that were tried and stay in view
 _LOOKED_AT = 20  # photos whose features are computed together
 _FIELD: dict[str, Any] = {"layout": {"width": "260px", "max_width": "calc(100% - 4px)"}}
@@ -73,7 +73,7 @@ class TeachBox(ipywidgets.VBox):
         self.wait = self._worker.wait
         self._stop, self._seen = threading.Event(), set[str]()
         self._learned = set[tuple[str, str]]()  # class and digest of the photos of the last training
-        self._weak: list[tuple[Photo, str]] = []
+        self._weak: list[tuple[Photo, str, str]] = []
         self.model: Classifier | None = None
         self.evaluation: Evaluation | None = None
         self.status, self.message, self.results, self._hint = (ipywidgets.HTML() for _ in range(4))
@@ -88,7 +88,7 @@ class TeachBox(ipywidgets.VBox):
         self._classes, self.tried = ipywidgets.Box(), ipywidgets.VBox()
         self._classes.add_class("classes")
         self.camera = CameraClassifier(on_frame=self._on_frame)
-        self.weakest = Gallery(lambda: self._weak, self.album.cache, "Least certain", self._on_remove)
+        self.weakest = Gallery(lambda: self._weak, self.album.cache, "Least certain", self._on_correct)
         self.upload = DropZone(self._on_try, label="Drop the next photo here")
         trial = _heading("Try it", "Show it photos it has not seen. Add those that it gets wrong, and train again.")
         self._after = ipywidgets.VBox([self.results, self.weakest, trial, self.upload, self.tried])
@@ -221,7 +221,7 @@ class TeachBox(ipywidgets.VBox):
         certain = measured.probabilities[np.arange(len(measured.labels)), measured.labels]
         pairs = [(names[i], names[j]) for i, j in zip(measured.labels, measured.predicted, strict=True)]
         self._weak = [
-            (pictures.photos[row], pairs[row][0] if measured.correct[row] else "{}, or {}?".format(*pairs[row]))
+            (pictures.photos[row], pairs[row][0], "" if measured.correct[row] else pairs[row][1])
             for row in np.argsort(certain, kind="stable")
             if certain[row] < _CERTAIN
         ]
@@ -232,14 +232,17 @@ class TeachBox(ipywidgets.VBox):
                 f"{true} taken for {other}: {count} of {counted(int(counts[names.index(true)]))}."
                 for true, other, count in measured.most_confused(3)
             ),
-            *(["The least certain photos first. Remove those that are in the wrong class."] if self._weak else []),
+            *(["The least certain photos first. Is one in the wrong class? Remove or move it."] if self._weak else []),
         ]
         self.results.value = "".join(f"<p>{display.escape(line)}</p>" for line in lines)
         self.weakest.refresh()
         self._after.layout.display = ""
 
-    def _on_remove(self, photo: Photo) -> None:
-        self.album.remove(photo)
+    def _on_correct(self, photo: Photo, label: str) -> None:
+        if label:
+            self.album.move(photo, label)
+        else:
+            self.album.remove(photo)
         self._weak = [each for each in self._weak if each[0].sha256 != photo.sha256]
         self.weakest.refresh()
         self._changed()
@@ -324,14 +327,14 @@ class ClassCard(ipywidgets.VBox):
             self.confirm.description = f"Delete {shown} for good"
             self.gallery.refresh()
 
-    def _photos(self) -> list[tuple[Photo, str]]:
-        return [(photo, "") for photo in reversed(self._album.photos.get(self.name, []))]  # the newest first
+    def _photos(self) -> list[tuple[Photo, str, str]]:
+        return [(photo, "", "") for photo in reversed(self._album.photos.get(self.name, []))]  # the newest first
 
     def _on_photo(self, name: str, content: bytes) -> None:
         self._album.add(self.name, name, content)
         self._on_change()
 
-    def _on_remove(self, photo: Photo) -> None:
+    def _on_remove(self, photo: Photo, _) -> None:
         self._album.remove(photo)
         self._on_change()
 
