@@ -202,8 +202,16 @@ def test_every_shipped_model_is_calibrated(path):
     assert manifest.metrics["test_calibration_error"] <= (0.02 if thumbnails else 0.05)
 
 
-def test_the_table_of_speed_agrees_with_the_record():
-    bench = runpy.run_path(str(PROJECT / "tests" / "benchmarks" / "bench.py"), run_name="bench")
-    result = json.loads((PROJECT / "artifacts" / "benchmarks.json").read_text(encoding="utf-8"))
-    page = (PROJECT / "docs" / "speed.md").read_text(encoding="utf-8")
-    assert bench["TABLE"].search(page)[0].count(bench["table"](result)) == 1
+@pytest.mark.parametrize(
+    ("script", "record", "page"),
+    [
+        ("bench", "benchmarks", "speed.md"),
+        ("photos", "benchmarks_photos", "speed.md"),
+        ("reproduce", "accuracies", "recipes.md"),
+    ],
+)
+def test_the_tables_of_figures_agree_with_the_records(monkeypatch, script, record, page):
+    monkeypatch.syspath_prepend(str(PROJECT / "tests" / "benchmarks"))
+    table = runpy.run_path(str(PROJECT / "tests" / "benchmarks" / f"{script}.py"), run_name=script)["table"]
+    result = json.loads((PROJECT / "artifacts" / f"{record}.json").read_text(encoding="utf-8"))
+    assert (PROJECT / "docs" / page).read_text(encoding="utf-8").count(table(result)) == 1

@@ -32,6 +32,11 @@ def cache_dir() -> Path:
     return Path(setting("CACHE_DIR") or platformdirs.user_cache_dir("imgclassify", appauthor=False)).expanduser()
 
 
+def computing_flags() -> list[str]:
+    """The variables, with their values, that change how TensorFlow computes."""
+    return [f"{name}={os.environ[name]}" for name in ("TF_ENABLE_ONEDNN_OPTS", "XLA_FLAGS") if name in os.environ]
+
+
 def keras_cache_dir() -> Path:
     """Folder in which Keras keeps its downloaded data sets: `$KERAS_HOME/datasets`, else `~/.keras/datasets`."""
     return Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser() / "datasets"

@@ -12,7 +12,7 @@ from imgclassify.runs import provenance
 
 def test_the_machine_is_described_without_names_of_hosts_or_users():
     machine = provenance.describe_machine()
-    assert set(machine) == {"processor", "cores", "gpus", "system"}
+    assert set(machine) == {"processor", "cores", "gpus", "system", "threads", "flags"}
     assert machine["cores"] == backend.cores() >= 1
     words = str(machine).split()
     assert platform.node() not in words
@@ -72,3 +72,13 @@ def test_there_is_no_commit_without_git(source, tmp_path, monkeypatch):
     commit_all(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert provenance.source_commit() is None
+
+
+def test_what_can_change_weights_and_has_changed_is_named(monkeypatch):
+    machine, versions = provenance.describe_machine(), provenance.describe_versions()
+    assert provenance.describe_changes(machine, versions) == ""
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
+    changes = provenance.describe_changes(machine | {"cores": 64}, versions | {"keras": "3.0.0"})
+    now = f"cores 64 (now {machine['cores']}), flags {machine['flags']} (now ['TF_ENABLE_ONEDNN_OPTS=0"
+    assert changes.startswith(now)
+    assert f"keras 3.0.0 (now {versions['keras']})" in changes

@@ -3,15 +3,17 @@
 import platform
 import re
 import subprocess
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from imgclassify.backend import cores, tensorflow
+from imgclassify.settings import computing_flags
 
 
 def describe_machine() -> dict[str, Any]:
-    """Processor, cores, GPUs and operating system of this machine, without names of hosts or users."""
+    """Processor, GPUs, operating system, threads and flags, without names of hosts or users."""
     processor = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists() and (found := re.search(r"^model name\s*:(.*)", cpuinfo.read_text(), re.MULTILINE)):
@@ -20,7 +22,18 @@ def describe_machine() -> dict[str, Any]:
     details = map(config.experimental.get_device_details, config.list_physical_devices("GPU"))
     gpus = [each.get("device_name", "GPU") for each in details]
     system = f"{platform.system()} {platform.machine()}"
-    return {"processor": processor, "cores": cores(), "gpus": gpus, "system": system}
+    operations, threads = (
+        getattr(config.threading, f"get_{kind}_op_parallelism_threads")() for kind in ("inter", "intra")
+    )
+    computing = {"threads": f"{operations} operations of {threads}", "flags": computing_flags()}
+    return {"processor": processor, "cores": cores(), "gpus": gpus, "system": system, **computing}
+
+
+def describe_changes(machine: Mapping[str, Any], versions: Mapping[str, str]) -> str:
+    """What is no longer as it is recorded in a manifest, of all that can change weights; empty if nothing is."""
+    now = describe_machine() | describe_versions()
+    before = {**machine, **versions}
+    return ", ".join(f"{name} {before[name]} (now {now[name]})" for name in before if before[name] != now.get(name))
 
 
 def describe_versions() -> dict[str, str]:

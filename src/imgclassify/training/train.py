@@ -118,6 +118,8 @@ def train_model(
         listeners = [lambda history: keeper.record(replace(classifier.manifest, history=history))]
         listeners += [on_epoch_end] if on_epoch_end else []
         watch = Watch(chosen.epochs, progress, stop=stop, patience=chosen.patience, listeners=listeners)
+        if changes := provenance.describe_changes(record.machine, record.versions):
+            progress.say(f"Begun with {changes}: the weights may differ from those of an unbroken training.")
         keeper.record(classifier.manifest)
         training = pictures, data.y_train, train_rows
         prepare = functools.partial(prepare_job, network, chosen, training, held_out, seed=seed)
