@@ -34,10 +34,6 @@ class Batches:
         batch_size: Pictures per step; fewer if there are fewer pictures.
         augmentation: See `draw_variations`.
         seed: For order and variations.
-
-    Attributes:
-        batch_size: Pictures per step.
-        picture_shape: Height, width and channels.
     """
 
     def __init__(
@@ -54,7 +50,7 @@ class Batches:
         self._rows = np.arange(len(labels)) if rows is None else np.asarray(rows)
         self._augmentation, self._seed = augmentation, seed
         self.batch_size = min(batch_size, len(self._rows))
-        self.picture_shape: tuple[int, int, int] = tuple(pictures.shape[-3:])
+        self.picture_shape: tuple[int, int, int] = tuple(pictures.shape[-3:])  # height, width, channels
         self._drawn: tuple[int, Variations] = (-1, Variations())  # of the epoch drawn last
 
     def __len__(self) -> int:

@@ -3,6 +3,7 @@
 import functools
 import itertools
 import math
+from collections.abc import Callable
 from types import SimpleNamespace
 
 from imgclassify import backend
@@ -20,36 +21,30 @@ def training_copy(model, precision: str, *, towers: int = 1):
             statistics, and each part updates the moving averages. Their momentum is adjusted, so that a step has the
             same weight with any number of parts.
     """
-    if isinstance(model, backend.keras().Sequential):
-        copy = _copy_of_baseline(model, precision, towers)
-    else:
-        copy = _copy_for_any_size(model, precision, towers)
+    keras, last = backend.keras(), model.layers[-1]
+
+    def clone(layer, **changes):
+        return _fast_layer(layer, "float32" if layer is last else precision, towers, **changes)
+
+    if isinstance(model, keras.Sequential):
+        copy = _copy_of_baseline(model, clone, precision)
+    else:  # fully convolutional: for pictures of any size
+        inputs = keras.Input((None, None, model.input_shape[-1]))
+        copy = keras.models.clone_model(model, input_tensors=inputs, clone_function=clone)
     copy.set_weights(model.get_weights())
     return copy
 
 
-def _copy_of_baseline(model, precision: str, towers: int):
+def _copy_of_baseline(model, clone: Callable, precision: str):
     """The baseline, with the bias and ReLU of a convolution moved behind its max-pooling; see `BiasedReLU`."""
     keras, pooling = backend.keras(), backend.keras().layers.MaxPooling2D
     layers = [keras.Input(model.input_shape[1:])]
     for layer, following in itertools.pairwise([*model.layers, None]):
-        last = following is None
         bare = {"use_bias": False, "activation": "linear"} if isinstance(following, pooling) else {}
-        layers.append(_fast_layer(layer, "float32" if last else precision, towers, **bare))
+        layers.append(clone(layer, **bare))
         if isinstance(layer, pooling):
             layers.append(_classes().biased_relu(dtype=precision))
     return keras.Sequential(layers)
-
-
-def _copy_for_any_size(model, precision: str, towers: int):
-    """A fully convolutional network, for pictures of any size."""
-    keras, last = backend.keras(), model.layers[-1]
-
-    def clone(layer):
-        return _fast_layer(layer, "float32" if layer is last else precision, towers)
-
-    inputs = keras.Input((None, None, model.input_shape[-1]))
-    return keras.models.clone_model(model, input_tensors=inputs, clone_function=clone)
 
 
 def _fast_layer(layer, precision: str, towers: int, **changes):

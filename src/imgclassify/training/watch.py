@@ -30,7 +30,6 @@ class Watch:
         listeners: Called with the history after every epoch.
 
     Attributes:
-        epochs: As given.
         history: One value per finished epoch for each of `HISTORY_KEYS`.
         weights: Weights to keep of a complete training: of the last finished epoch, with `patience` of the best one;
             None before the first.
