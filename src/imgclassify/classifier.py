@@ -111,14 +111,11 @@ class Classifier:
         return name_of(self.file) if self.file is not None else self.manifest.run or self.network.name
 
     def prepare(self, picture: Picture, *, name: str | None = None) -> np.ndarray:
-        """A picture of any size and kind as network input, prepared in the same way as the training data.
+        """A picture of any size and kind as network input, uint8 (size, size, 3), prepared as the training data was.
 
         Args:
             picture: Path, bytes, binary file, Pillow image or array; see `decode_image`.
             name: Name of the picture in messages, if it is not a path.
-
-        Returns:
-            uint8, (size, size, 3), RGB.
 
         Raises:
             ImageError: The picture cannot be used.
@@ -130,19 +127,10 @@ class Classifier:
     def probabilities(
         self, x: np.ndarray, *, views: int | None = None, on_batch_end: Callable[[], None] | None = None
     ) -> np.ndarray:
-        """Class probabilities of many pictures that are already prepared.
+        """Class probabilities, float32 (N, classes), of many pictures that are already prepared.
 
-        Args:
-            x: uint8, or float in [0, 1], (N, H, W, C); pictures of another size than the network's are resized.
-            views: How many views of each picture to average; default: the number in the manifest. With 1, the saved
-                file alone gives the same. See `predict_probabilities`.
-            on_batch_end: Called after every batch if there are several; may raise an exception to stop.
-
-        Returns:
-            float32, (N, classes).
-
-        Raises:
-            ValueError: `views` is not one of the accepted numbers.
+        The arguments are those of `predict_probabilities`. Pictures of another size than the network's are resized. The
+        default number of views is that in the manifest; with 1, the saved file alone gives the same.
         """
         views = self.manifest.views if views is None else views
         return predict_probabilities(self.network, self.fitting(x), views=views, on_batch_end=on_batch_end)

@@ -81,14 +81,11 @@ def draw_variations(
 
 
 def vary(pictures, variations: Variations):
-    """Apply variations to pictures; places outside a picture show its reflection.
+    """Apply variations to pictures, as a uint8 tensor of the same shape; places outside one show its reflection.
 
     Args:
         pictures: uint8 (N, H, W, C), a tensor of known H and W, or an array.
         variations: One for each picture, tensors or arrays.
-
-    Returns:
-        A uint8 tensor of the same shape.
     """
     tf = tensorflow()
     pictures = tf.convert_to_tensor(pictures)

@@ -60,9 +60,7 @@ class Batches:
     def order(self, epoch: int, among: np.ndarray | None = None) -> np.ndarray:
         """Positions in this epoch's order, int32; the last batch is filled up from the beginning of the order.
 
-        Args:
-            epoch: From 0.
-            among: Draw from these positions only; default: all.
+        With `among`, only these positions are drawn.
         """
         order = self._random(epoch, 0).permutation(len(self)).astype(np.int32)
         if among is not None:

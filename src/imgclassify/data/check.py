@@ -122,9 +122,8 @@ def _contents(data: Dataset) -> Contents:
     if data.val_rows is not None:
         parts[data.val_rows] = "validation"
     there = tuple(part for part in ("train", "validation", "test") if part in parts)
-    x_train: Any = data.x_train
-    x_test: Any = data.x_test
-    photos, labels = [*x_train.photos, *x_test.photos], np.concatenate([data.y_train, data.y_test])
+    pictures: Any = (data.x_train, data.x_test)
+    photos, labels = [*pictures[0].photos, *pictures[1].photos], np.concatenate([data.y_train, data.y_test])
     return Contents(data.class_names, photos, labels, parts, there, data.skipped)
 
 

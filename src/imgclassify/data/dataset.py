@@ -177,16 +177,13 @@ def fingerprint(x_train, y_train: np.ndarray, x_test, y_test: np.ndarray) -> str
 
 
 def near_duplicates(data: Dataset, *, count: int = 8) -> list[tuple[int, int, float]]:
-    """Test pictures that look most like some training picture.
+    """Test pictures that look most like some training picture: (test row, training row, correlation), best first.
 
     Pictures are compared at a quarter of their size, with brightness and contrast normalised.
 
     Args:
         data: A data set whose picture sides are multiples of four pixels.
         count: How many pairs to return.
-
-    Returns:
-        (row in the test data, row in the training data, correlation up to 1), most alike first.
     """
 
     def describe(x: np.ndarray) -> np.ndarray:

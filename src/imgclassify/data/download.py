@@ -62,7 +62,7 @@ def fetch(
     patience: Patience | None = PATIENT,
     progress: Progress | None = None,
 ) -> Path:
-    """Download `destination` from the first of `urls` that delivers the file with this checksum.
+    """Download `destination` from the first of `urls` that delivers the file with this checksum; returns it.
 
     What has arrived is kept in `<destination>.part`; a later call continues from there, with any of the
     addresses.
@@ -75,9 +75,6 @@ def fetch(
         size: Its length in bytes, if known: a server that offers another length is skipped at once.
         patience: Time limits; None not to use the network.
         progress: Where to show size, speed and time left.
-
-    Returns:
-        `destination`.
 
     Raises:
         DownloadError: No address delivered the file within the time limits.

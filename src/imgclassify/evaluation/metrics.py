@@ -53,11 +53,7 @@ class Evaluation:
         return float(-np.log(np.clip(true, 1e-7, 1)).mean())
 
     def calibration(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Number of pictures, mean confidence and accuracy, in equal ranges of confidence.
-
-        Returns:
-            Three arrays (BINS,): int64 counts, and float64 means, NaN for a range without pictures.
-        """
+        """Number of pictures, mean confidence and accuracy (NaN without any), in `BINS` equal ranges of confidence."""
         from scipy.stats import binned_statistic
 
         sure = np.nan_to_num(self.confidence.astype(np.float64))

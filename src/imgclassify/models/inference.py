@@ -5,6 +5,7 @@ import weakref
 from collections.abc import Callable
 
 import numpy as np
+from scipy.special import softmax
 
 from imgclassify import backend
 from imgclassify.data.images import scale_pixels
@@ -22,7 +23,7 @@ _compiled: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 def predict_probabilities(
     network, x: np.ndarray, *, views: int = 1, on_batch_end: Callable[[], None] | None = None
 ) -> np.ndarray:
-    """Class probabilities of many pictures.
+    """Class probabilities of many pictures, float32 (N, classes).
 
     With test-time augmentation, the logits of several views of each picture are averaged: with 2 views, of the picture
     and its mirror image; with 6, also of both moved by a pixel up and to the left, and by a pixel down and to the
@@ -35,9 +36,6 @@ def predict_probabilities(
         views: 1, 2 or 6; the work grows with it.
         on_batch_end: Called after every batch if there are several; may raise an exception to stop.
 
-    Returns:
-        float32, (N, number of classes).
-
     Raises:
         ValueError: `views` is not one of these numbers.
     """
@@ -47,12 +45,9 @@ def predict_probabilities(
 
 
 def predict_views(network, x: np.ndarray, *, views: int) -> np.ndarray:
-    """Class probabilities of each view of many pictures, which `combine_views` averages.
+    """Class probabilities of each view of many pictures, float32 (views, N, classes); `combine_views` averages them.
 
-    The arguments are those of `predict_probabilities`.
-
-    Returns:
-        float32, (views, N, number of classes); the unchanged picture is the first view.
+    The arguments are those of `predict_probabilities`. The first view is the unchanged picture.
     """
     compiled = _compile(network, 1, x.dtype)
     return np.stack([_in_batches(compiled, network, view) for view in _views(x, views, np.pad)])
@@ -62,9 +57,7 @@ def combine_views(probabilities: np.ndarray) -> np.ndarray:
     """Probabilities (N, classes) from those of several views (views, N, classes): the softmax of their mean logits."""
     if len(probabilities) == 1:
         return probabilities[0]
-    logits = np.log(np.maximum(probabilities, _SMALLEST)).mean(axis=0)
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
+    return softmax(np.log(np.maximum(probabilities, _SMALLEST)).mean(axis=0), axis=1)
 
 
 def batch_length(shape: tuple[int, ...]) -> int:

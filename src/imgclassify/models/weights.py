@@ -28,13 +28,12 @@ class _Reader(pickle.Unpickler):
 
 
 def read_weights(path: Path) -> dict[str, np.ndarray]:
-    """The arrays in a file that `torch.save` wrote in its format before version 1.6.
+    """The arrays, by name, in a file that `torch.save` wrote in its format before version 1.6.
 
     The file holds three pickles about the format, the pickled dictionary, a pickled list of storages, and for each of
     these its length (64 bits) and raw values. Only dictionaries and arrays are built: the file cannot call anything.
 
-    Returns:
-        Arrays by name, float32 or int64, read-only.
+    The arrays are float32 or int64, and read-only.
 
     Raises:
         ValueError: The file is damaged, or holds anything else.

@@ -23,13 +23,10 @@ _PATIENCE = 60  # seconds to wait for another process that is writing the same m
 
 
 def read_model(path: Path) -> tuple[object, Manifest]:
-    """The network in a `.keras` or `.h5` file, and its manifest.
+    """The network in a `.keras` or `.h5` file, in float32 and compiled for Keras' own `evaluate()`, and its manifest.
 
     Nothing in the file is executed: it is checked as data first, and only layers and functions on a list of ours are
     built; see `check_file`.
-
-    Returns:
-        A `keras.Model` in float32, compiled for Keras' own `evaluate()`, and the manifest.
 
     Raises:
         ModelFileError: It is damaged, does not match its manifest, carries code, or is no picture classifier.
@@ -102,7 +99,7 @@ def _coming(path: Path) -> Path:
 def write_model(
     network, manifest: Manifest, path: str | os.PathLike, *, replace: bool = False, half: bool = False
 ) -> Manifest:
-    """Write a network and its manifest, each whole or not at all.
+    """Write a network and its manifest, each whole or not at all; returns the manifest with the file's SHA-256.
 
     Args:
         network: A float32 Keras model; not modified.
@@ -110,9 +107,6 @@ def write_model(
         path: A `.keras` or `.h5` file; its folder is created. The manifest goes beside it as `.json`.
         replace: Whether an existing file may be overwritten.
         half: Whether weights are stored as float16, in half the space; for `.keras`. They load as float32, rounded.
-
-    Returns:
-        The manifest as written, with the file's SHA-256.
 
     Raises:
         ModelFileError: The file exists and `replace` is False, or has another suffix.

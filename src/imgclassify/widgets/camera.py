@@ -69,13 +69,10 @@ class CameraClassifier(anywidget.AnyWidget):
         self.set_trait("class_names", list(classifier.class_names))
 
     def classify_frame(self, content: bytes) -> Prediction:
-        """Classify one frame as if the browser had sent it; can also be called from code and tests.
+        """Classify one frame as if the browser had sent it; returns the prediction, which is kept in `prediction` too.
 
         Args:
             content: A picture file; the browser sends PNG, or JPEG if it is above 128 pixels.
-
-        Returns:
-            The prediction, which is also kept in `prediction`.
 
         Raises:
             ImageError: The frame cannot be read.

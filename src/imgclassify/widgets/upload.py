@@ -77,13 +77,11 @@ class UploadClassifier(ipywidgets.VBox):
         return [card.prediction for card in self.output.children if card.prediction]
 
     def classify(self, files: Sequence[tuple[str, Picture]]) -> list[Prediction]:
-        """Classify and show pictures in place of those that are shown, as if they had been uploaded.
+        """Classify and show pictures in place of those that are shown, as if uploaded; returns their predictions.
 
         Args:
-            files: Name and picture of each; see `decode_image` for what a picture can be.
-
-        Returns:
-            The predictions of those that could be used; in place of the others there is a sentence.
+            files: Name and picture of each; see `decode_image` for what a picture can be. One that cannot be used is
+                shown as a sentence.
         """
         self._clear()
         for name, picture in files:
