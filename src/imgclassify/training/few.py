@@ -24,7 +24,7 @@ def accuracy_by_photos(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> dict[int, list[float]]:
-    """Validation accuracies of the recipe "head", trained on a few photos of each class.
+    """Validation accuracies, 0 to 1, of the recipe "head" trained on few photos of each class; one per number and draw.
 
     The features of all photos are computed once; each draw then takes a moment.
 
@@ -34,9 +34,6 @@ def accuracy_by_photos(
         draws: How many random choices of photos to try for each number.
         seed: For the split and for the choices.
         progress: Where to show the progress.
-
-    Returns:
-        For each number, one accuracy per draw, 0 to 1, on the validation photos.
 
     Raises:
         DatasetError: A number is below 1, or the data is too small to be split.

@@ -113,23 +113,14 @@ def _draw_variants(recipe: Recipe, variants: int, count: int, seed: int) -> list
 
 
 class _Activations:
-    """What a network's first layers compute, batch by batch on all cores.
-
-    Args:
-        front: These layers, as a network.
-        report: Called with the number of pictures that are done.
-    """
+    """What a network's first layers compute, batch by batch on all cores; `report` hears how many pictures are done."""
 
     def __init__(self, front, report: Callable[[int], None]):
         self._front, self._report, self._done = front, report, 0
         self._activate = backend.tensorflow().function(self._vary_and_see, autograph=False, reduce_retracing=True)
 
     def compute(self, pictures, rows: np.ndarray, variants: Sequence[Variations]) -> np.ndarray:
-        """Activations of some rows of pictures, float16 (V, N, ...), for V variants; in memory if they are small.
-
-        Raises:
-            DatasetError: They do not fit on the disk.
-        """
+        """Activations of some rows of pictures, float16 (V, N, ...), for V variants; in memory if they are small."""
         parts = (part for each in variants for part in self._parts(pictures, rows, each))
         shape = (len(variants), len(rows), *self._front.output_shape[1:])
         size = int(np.prod(shape, dtype=np.int64)) * np.dtype(np.float16).itemsize
