@@ -52,47 +52,42 @@ def train_model(
     progress: Progress | None = None,
     **settings,
 ) -> tuple[Classifier, History]:
-    """Train a fresh network, always from the start, and keep it as a run in `artifacts/runs/<time>-<name>/`.
+    """Train a fresh network, or go on with an unfinished run, and keep it in `artifacts/runs/<time>-<name>/`.
 
-    An interrupt (Ctrl-C, Interrupt in a notebook, or SIGTERM) or `stop` ends the training early: the run and the
-    returned classifier then have the weights of the epoch with the best validation accuracy so far, and
-    `manifest.status` is "interrupted". Otherwise the status is "complete", and they have the last epoch's weights, or
-    those that `Recipe.patience` keeps when it ends the training early.
-    Checkpoints are written at the end of each epoch and every 30 seconds, unless that takes more than a hundredth of
-    the time. So `resume` continues a training that was stopped or killed, and ends with the same weights, bit for bit,
-    on the same machine. A disk that is full or read-only is said, and does not end the training.
-    An interrupt during calibration is raised; the run then has the uncalibrated model, with the status
-    "interrupted". After an error, the run also keeps the best weights so far, with the status "failed". The model
-    is calibrated on the validation pictures; see `calibrate`.
+    Ctrl-C, Interrupt in a notebook, SIGTERM or `stop` end the training early: `manifest.status` is then "interrupted",
+    and the run and the returned classifier have the weights of the epoch with the best validation accuracy so far.
+    Otherwise it is "complete", with the last epoch's weights, or those that `Recipe.patience` keeps. After an error, it
+    is "failed", and the run has the best weights so far. The model is calibrated on the validation pictures; see
+    `calibrate`. An interrupt meanwhile is raised, and leaves the uncalibrated model.
+
+    Checkpoints are written after each epoch and every 30 seconds, unless that would take a hundredth of the time. A
+    resumed training ends with the weights of an unbroken one, bit for bit, on the same machine. A disk that is full or
+    read-only is said, and ends no training.
 
     Args:
         recipe: A name in `RECIPES`, or a `Recipe`.
         data: A `Dataset`, what `load_and_preprocess_data()` returns, or a name or folder for `load_dataset`; None for
             CIFAR-10. Its test part is not used.
         seed: For the split, the initial weights, the order and the variations of the pictures, and dropout.
-        share: Train on this share of the training pictures only, above 0 to 1, classes in proportion; the
-            pictures held out for validation stay the same.
-        precision: "float32", "mixed_float16" or "mixed_bfloat16"; "auto" is `backend.default_precision()`.
-            The saved and returned network is float32 in any case.
+        share: Of the training pictures, above 0 to 1, classes in proportion; those held out stay the same.
+        precision: "auto" or one of `backend.PRECISIONS`; the returned network is float32 in any case.
         name: Name of the run; default: the recipe's.
-        resume: An unfinished run to continue, by name, or "latest": recipe, seed, share, precision and name are then
-            the run's, and so is the data, unless it is given.
-        stop: If it is set from another thread, the training ends after the current step; a step of the baseline
-            takes milliseconds, one of "fast" up to about half a second on two cores.
+        resume: An unfinished run, by name, or "latest"; recipe, seed, share, precision and name are then the run's, and
+            so is the data, unless it is given.
+        stop: If it is set from another thread, the training ends after the current step, within half a second.
         on_epoch_end: Called after every epoch with the history so far.
         progress: Where to show the progress; default: the terminal or the notebook's cell.
         **settings: Other values for the recipe's fields, for instance `epochs=5`.
 
     Returns:
-        `(classifier, history)`: a `Classifier`, and a dict with a list of one value per epoch for each of "loss",
-        "accuracy", "val_loss", "val_accuracy". These are measured during the training, with a single view and
-        before calibration; the first two on the pictures that the epoch trained on, which may be only the hard
-        ones. The manifest's `metrics` are those of the finished model.
+        `(classifier, history)`: the history has one value per epoch for each of "loss", "accuracy", "val_loss" and
+        "val_accuracy", with a single view and before calibration; the first two are means over the pictures that the
+        epoch trained on, which may be only the hard ones. The manifest's `metrics` are those of the finished model.
 
     Raises:
         DatasetError: The data is unavailable, or too small to be split.
-        ValueError: The recipe is unknown, or a setting or the name is out of range; there is no such run to resume,
-            or another process is training it.
+        ValueError: The recipe is unknown, a setting or the name is out of range, there is no such run, or it is being
+            trained by another process.
         ModelFileError: The run to resume is complete, or was trained on other data.
         DivergedError: The loss is not finite, as with too high a learning rate; the run is "failed".
         MemoryError: A batch does not fit into the (graphics) memory.
