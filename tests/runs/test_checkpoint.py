@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -34,22 +36,19 @@ def test_a_state_comes_back_as_it_was(tmp_path):
 def test_the_last_two_are_kept_and_the_last_is_read(tmp_path):
     for epoch in range(5):
         write_checkpoint(tmp_path, STATE | {"epoch": epoch})
-    assert names(tmp_path) == ["checkpoint-000004.npz", "checkpoint-000005.npz"]
+    assert names(tmp_path) == ["checkpoint-000004.msgpack", "checkpoint-000005.msgpack"]
     assert read_checkpoint(tmp_path)["epoch"] == 4
 
 
-@pytest.mark.parametrize("damage", ["flipped", "cut", "emptied", "pickled"])
+@pytest.mark.parametrize("damage", ["flipped", "cut", "emptied"])
 def test_a_damaged_one_is_passed_over(tmp_path, damage):
     for epoch in (1, 2):
         write_checkpoint(tmp_path, STATE | {"epoch": epoch, "large": np.arange(10_000)})
-    last = tmp_path / "checkpoint-000002.npz"
+    last = tmp_path / "checkpoint-000002.msgpack"
     content = bytearray(last.read_bytes())
     content[len(content) // 2] ^= 1
     damaged = {"flipped": bytes(content), "cut": bytes(content[:-100]), "emptied": b""}
-    if damage == "pickled":
-        np.savez(last, np.array([{"a": "picture"}], object))
-    else:
-        last.write_bytes(damaged[damage])
+    last.write_bytes(damaged[damage])
     assert read_checkpoint(tmp_path)["epoch"] == 1
 
 
@@ -59,10 +58,10 @@ def test_a_full_disk_leaves_those_that_are_there(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(np, "savez", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="No space left"):
         write_checkpoint(tmp_path, STATE | {"epoch": 4})
-    assert names(tmp_path) == ["checkpoint-000001.npz"]
+    assert names(tmp_path) == ["checkpoint-000001.msgpack"]
     assert same(read_checkpoint(tmp_path), STATE)
 
 

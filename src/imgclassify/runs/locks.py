@@ -4,11 +4,8 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-
-class LockedError(Exception):
-    """Another process, or another thread of this one, holds the lock."""
+from filelock import FileLock
+from filelock import Timeout as LockedError
 
 
 @contextlib.contextmanager
@@ -20,13 +17,13 @@ def locked(path: Path, *, patience: float = 0) -> Iterator[None]:
         patience: Seconds to wait for another owner.
 
     Raises:
-        LockedError: It has another owner for longer.
+        LockedError: It has another owner for longer: another process, or another thread of this one.
     """
     lock = FileLock(path, timeout=patience, thread_local=False)
     try:
         lock.acquire()
-    except Timeout as error:
-        raise LockedError from error
+    except LockedError:
+        raise
     except OSError:
         yield
         return
@@ -40,10 +37,8 @@ def locked(path: Path, *, patience: float = 0) -> Iterator[None]:
 
 def is_locked(path: Path) -> bool:
     """Whether somebody holds this lock file."""
-    if not path.exists():
-        return False
     try:
-        with locked(path):
+        with locked(path) if path.exists() else contextlib.nullcontext():
             return False
     except LockedError:
         return True

@@ -120,8 +120,8 @@ class Watch:
             signal.signal(number, before[number])
 
         if threading.current_thread() is threading.main_thread():
-            before |= {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-            before = {number: handler for number, handler in before.items() if handler is not None}
+            both = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+            before |= {number: handler for number, handler in both.items() if handler is not None}
         try:
             for number in before:
                 signal.signal(number, stop)
