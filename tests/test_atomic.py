@@ -78,7 +78,9 @@ def test_what_a_killed_process_left_is_swept_after_an_hour(path):
         part.write_text("new")
     assert len(part.name) == len(".0123abcd.keras")
     old, new = part.with_name(".0123abcd.keras"), part.with_name(".0123abce.keras")
-    for each in (old, new, part.with_name(".hidden.json")):
+    folder = part.with_name(".89abcdef")
+    folder.mkdir()
+    for each in (old, new, part.with_name(".hidden.json"), folder):
         each.touch()
         os.utime(each, (time.time() - 7200 * (each != new),) * 2)
     sweep(path.parent)

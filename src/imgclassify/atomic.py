@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import shutil
 import time
 import uuid
 from collections.abc import Iterator
@@ -37,8 +38,8 @@ def replacing(path: Path, *, lasting: bool = False) -> Iterator[Path]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove the files in a folder that a killed process was writing to by `replacing`."""
+    """Remove what a killed process was writing in a folder, under names such as those of `replacing`."""
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
             if _PART.fullmatch(path.name) and time.time() - path.stat().st_mtime > _ABANDONED:
-                path.unlink(missing_ok=True)
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

@@ -136,7 +136,7 @@ def train(options: argparse.Namespace) -> int:
         text = f"Published as {target}." if model.file == target else "It is kept as a run, and not published."
     manifest = model.manifest
     if model.file is None:
-        return fail(options, "the trained model is lost, because it could not be written", 1)
+        return fail(options, f"the trained model could not be written; what could is in the run {manifest.run}", 1)
     if manifest.status == "interrupted":
         resume = f"go on by: imgclassify train --resume {manifest.run}"
         return fail(options, f"interrupted; what was finished is kept; {resume}", 130)

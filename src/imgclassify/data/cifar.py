@@ -22,7 +22,7 @@ from urllib.parse import urldefrag
 
 import numpy as np
 
-from imgclassify.atomic import replacing
+from imgclassify.atomic import replacing, sweep
 from imgclassify.data import download
 from imgclassify.data.dataset import Dataset, DatasetError, fingerprint
 from imgclassify.progress import Progress
@@ -265,6 +265,7 @@ def _read_batch(kind: Kind, content: bytes, what: str) -> tuple[np.ndarray, np.n
 def _write_entry(kind: Kind, entry: Path, data: Dataset) -> None:
     """Write a cache entry, whole or not at all; `entry.json` takes its place last."""
     entry.mkdir(parents=True, exist_ok=True)
+    sweep(entry)
     checks = {}
     with contextlib.ExitStack() as parts:
         about = parts.enter_context(replacing(entry / "entry.json"))

@@ -8,7 +8,7 @@ import hashlib
 import io
 import re
 import shutil
-import tempfile
+import uuid
 import zipfile
 import zlib
 from dataclasses import replace
@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from imgclassify.atomic import sweep
 from imgclassify.data import download
 from imgclassify.data.dataset import Dataset
 from imgclassify.data.folders import load_folder
@@ -50,8 +51,9 @@ def load_clothing(size: int | None, patience: download.Patience | None, progress
 
 def _fetch(folder: Path, patience: download.Patience | None, progress: Progress) -> None:
     """Download the archive, and unpack it whole or not at all."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    archive, part = folder.with_suffix(".zip"), Path(tempfile.mkdtemp(prefix=".part-", dir=folder.parent))
+    archive, part = folder.with_suffix(".zip"), folder.with_name(f".{uuid.uuid4().hex[:8]}")
+    sweep(folder.parent)
+    part.mkdir(parents=True)
     options: Any = {"sha256": FINGERPRINT, "digest": partial(_unpack, folder=part / "photos"), "progress": progress}
     try:
         download.fetch(ADDRESSES, archive, patience=patience, **options)
