@@ -12,6 +12,7 @@ import numpy as np
 
 from imgclassify import backend
 from imgclassify.classifier import Classifier
+from imgclassify.data.dataset import Dataset
 from imgclassify.data.loading import as_dataset
 from imgclassify.data.photos import Pictures, take_rows
 from imgclassify.data.splits import folds
@@ -135,25 +136,29 @@ def cross_validate(
         ValueError: The recipe is unknown or has no backbone, or `count` is below 2.
     """
     recipe = backbone_recipe(recipe)
-    data, keras = as_dataset(data, size=recipe.size), backend.keras()
+    data = as_dataset(data, size=recipe.size)
     labels, parts = data.y_train, folds(data.y_train, data.groups, count, seed)
-    network = build_model(
-        recipe.architecture, input_shape=(recipe.size, recipe.size, 3), num_classes=len(data.class_names)
-    )
-    with progress or Progress() as progress:
-        features = compute_features(
-            network,
-            Classifier.of(network).fitting(data.x_train),
-            np.arange(len(labels)),
-            report=lambda done: progress.update(f"computing features  {done / len(labels):4.0%}"),
-        )
-    last = keras.Model(network.get_layer(FEATURES).output, network.output)
+    features, last = features_and_last_layer(data, recipe, progress)
     probabilities = np.full((len(labels), len(data.class_names)), np.nan, np.float32)
     for train, validation in parts:
         fit_last_layer(last, features[train], labels[train])
         probabilities[validation] = predict_probabilities(last, features[validation])
     judged = np.isfinite(probabilities[:, 0])
     return Evaluation(probabilities[judged], labels[judged], data.class_names, data.source)
+
+
+def features_and_last_layer(data: Dataset, recipe: Recipe, progress: Progress | None = None) -> tuple[np.ndarray, Any]:
+    """Features of all training pictures, see `compute_features`, and a fresh last layer as a network."""
+    shape, count = (recipe.size, recipe.size, 3), len(data.y_train)
+    network = build_model(recipe.architecture, input_shape=shape, num_classes=len(data.class_names))
+    with progress or Progress() as progress:
+        features = compute_features(
+            network,
+            Classifier.of(network).fitting(data.x_train),
+            np.arange(count),
+            report=lambda done: progress.update(f"computing features  {done / count:4.0%}"),
+        )
+    return features, backend.keras().Model(network.get_layer(FEATURES).output, network.output)
 
 
 def _front(network) -> tuple[str, Any]:

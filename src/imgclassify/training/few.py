@@ -4,16 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from imgclassify import backend
-from imgclassify.classifier import Classifier
 from imgclassify.data.dataset import Dataset, DatasetError
 from imgclassify.evaluation.metrics import Evaluation
-from imgclassify.models.backbones import FEATURES
 from imgclassify.models.inference import predict_probabilities
-from imgclassify.models.networks import build_model
 from imgclassify.progress import Progress
 from imgclassify.recipes import get_recipe
-from imgclassify.training.features import compute_features, fit_last_layer
+from imgclassify.training.features import features_and_last_layer, fit_last_layer
 
 
 def accuracy_by_photos(
@@ -40,18 +36,9 @@ def accuracy_by_photos(
     """
     if min(counts) < 1:
         raise DatasetError(f"Numbers of photos per class must be at least 1. Received: {min(counts)}")
-    recipe = get_recipe("head")
-    shape, labels = (recipe.size, recipe.size, 3), data.y_train
-    network = build_model(recipe.architecture, input_shape=shape, num_classes=len(data.class_names))
+    recipe, labels = get_recipe("head"), data.y_train
     train_rows, val_rows = data.validation_split(recipe.validation_fraction, seed)
-    with progress or Progress() as progress:
-        features = compute_features(
-            network,
-            Classifier.of(network).fitting(data.x_train),
-            np.arange(len(labels)),
-            report=lambda done: progress.update(f"computing features  {done / len(labels):4.0%}"),
-        )
-    last = backend.keras().Model(network.get_layer(FEATURES).output, network.output)
+    features, last = features_and_last_layer(data, recipe, progress)
     accuracies: dict[int, list[float]] = {count: [] for count in counts}
     for count, found in accuracies.items():
         for draw in range(draws):

@@ -26,3 +26,10 @@ from imgclassify.visualization.training import (
     plot_runs,
     plot_spread,
 )
+
+__all__ = [
+    "plot_augmentations", "plot_channels", "plot_class_accuracy", "plot_class_counts", "plot_class_samples",
+    "plot_confidence", "plot_confusion_matrix", "plot_data_check", "plot_history", "plot_learning_curve",
+    "plot_learning_rates", "plot_mean_images", "plot_mistakes", "plot_model_view", "plot_pairs", "plot_prediction",
+    "plot_reliability", "plot_runs", "plot_samples", "plot_spread",
+]  # fmt: skip
