@@ -13,5 +13,5 @@ def test_accuracy_is_measured_for_each_number_and_draw_and_repeats_by_seed(tiny,
 
 
 def test_a_number_below_one_is_refused(tiny):
-    with pytest.raises(DatasetError, match="must be at least 1. Received: 0"):
+    with pytest.raises(DatasetError, match=r"must be at least 1\. Received: 0"):
         accuracy_by_photos(tiny, (5, 0))
