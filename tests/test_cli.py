@@ -1,8 +1,11 @@
 import contextlib
 import io
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -579,3 +582,13 @@ def test_a_number_that_is_none_is_named_with_what_is_accepted(option, value, cap
         main(["train", option, value])
     assert end.value.code == 2
     assert f"argument {option}: must be" in capsys.readouterr().err
+
+
+def test_an_encoding_that_lacks_a_character_loses_no_results(tmp_path):
+    picture = tmp_path / "Tür.png"
+    Image.new("RGB", (40, 40), "green").save(picture)
+    command = [sys.executable, "-m", "imgclassify.cli", "predict", str(picture), "--model", "baseline"]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert "T\\xfcr.png: " in ended.stdout

@@ -17,6 +17,8 @@ _MOST = 2**32 - 1  # of the numbers that seed random generators
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns its exit code."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show loses no results
     options = _parser().parse_args(arguments)
     try:
         return options.command(options) or 0

@@ -55,13 +55,9 @@ class Keeper:
                 list(loop.run_epoch(loop.epoch))  # its steps are done
 
     def checkpoint(self, loop, watch: Watch, *, every: float | None = None) -> None:
-        """Write a checkpoint.
+        """Write a checkpoint of a `Loop`; any other has nothing to write.
 
-        Args:
-            loop: A `Loop`; any other, and None, has nothing to write.
-            watch: The training's.
-            every: Not before so many seconds after the last one, nor before a hundred times as long as that took;
-                None for at once.
+        With `every`, not before so many seconds after the last one, nor before a hundred times as long as that took.
         """
         began = time.monotonic()
         waiting = every is not None and began - self._last < max(every, self._cost / _MOST)
