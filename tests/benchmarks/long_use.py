@@ -3,7 +3,6 @@
 On Linux; some five minutes on two cores. Each task is done a few times first: what is built once does not count.
 """
 
-import functools
 import gc
 import os
 import tempfile
