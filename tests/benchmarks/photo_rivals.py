@@ -55,9 +55,11 @@ def onnx(_words: list[str]) -> dict:
     """ONNX Runtime on the same network, at its defaults."""
     import onnxruntime
 
+    network = backbone()
+    network(np.zeros((1, SIZE, SIZE, 3), np.float32))  # Keras exports only what has been called
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
-        backbone().export(path, format="onnx", verbose=False)
+        network.export(path, format="onnx", verbose=False)
         session = onnxruntime.InferenceSession(str(path))
     floats, name = PICTURES.astype(np.float32) / 255, session.get_inputs()[0].name
 

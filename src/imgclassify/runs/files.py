@@ -18,8 +18,7 @@ from imgclassify.runs.manifest import Manifest, ModelFileError, manifest_path, r
 from imgclassify.runs.safety import UnsafeModelError, check_file, check_network
 
 MODEL_SUFFIXES = (".keras", ".h5")
-_TRIES = 10  # to read a model that is being replaced
-_PATIENCE = 60  # seconds to wait for another process that is writing the same model
+_PATIENCE = 60  # seconds to wait for others that write or read the same model
 
 
 def read_model(path: Path) -> tuple[object, Manifest]:
@@ -31,17 +30,18 @@ def read_model(path: Path) -> tuple[object, Manifest]:
     Raises:
         ModelFileError: It is damaged, does not match its manifest, carries code, or is no picture classifier.
     """
-    for _ in range(_TRIES):
-        before = _versions(path)
-        try:
-            found = _read(path)
-        except ModelFileError:
-            if _versions(path) == before:
-                raise
-        else:
-            if _versions(path) == before:
-                return found
-    raise ModelFileError(f"{path} is being replaced again and again: try later.")
+    before = _versions(path)
+    with contextlib.suppress(ModelFileError):
+        found = _read(path)
+        if _versions(path) == before:
+            return found
+    with locked(_lock(path), patience=_PATIENCE):  # it is damaged or was being replaced: now others have to wait
+        return _read(path)
+
+
+def _lock(path: Path) -> Path:
+    """The lock file of those who write a model, or read it while it is written."""
+    return path.with_name(f".{path.name}.lock")
 
 
 def _versions(path: Path) -> list[tuple[int, ...]]:
@@ -116,7 +116,7 @@ def write_model(
     path = check_target(path, replace=replace)
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent)
-    with locked(path.with_name(f".{path.name}.lock"), patience=_PATIENCE):
+    with locked(_lock(path), patience=_PATIENCE):
         # The manifest waits beside the model until that is in its place: at every moment, one of the two manifests is
         # that of the model; see `_matching_manifest`.
         with replacing(path, lasting=True) as part:
