@@ -30,14 +30,14 @@ LIMITS = ["-rss_limit_mb=3000", "-timeout=30", "-max_len=20000", "-print_final_s
 FORBIDDEN = ("subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.fork", "socket.connect", "socket.bind")
 CHANGES = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.symlink", "os.link", "os.chmod", "shutil.")
 PLAIN = [
-    False, 1, 2, 3, 8, 64, 0.25, [1, 1], [None, 8, 8, 3], "same", "valid", "relu", "softmax", "channels_first", "float16",
-    "mixed_bfloat16", "Dense", "Conv2D", "Flatten", "Reshape", "Concatenate", "Resizing", "Sequential", "Functional",
+    False, 1, 2, 3, 8, 64, 0.25, [1, 1], [None, 8, 8, 3], "same", "valid", "relu", "softmax", "channels_first",
+    "float16", "mixed_bfloat16", "Dense", "Conv2D", "Flatten", "Reshape", "Concatenate", "Resizing", "Sequential", "Functional",
 ]  # fmt: skip
 HOSTILE = [
-    None, True, -1, 0, 0.5, 1e9, 2**40, 2**63, -(2**63), "", "x" * 300, [], {}, [[]], "../../etc/passwd", "/tmp/written",
-    "Lambda", "TFSMLayer", "TorchModuleWrapper", "StringLookup", "plot_image_gallery", "function", "__lambda__",
-    "__tensor__", "__numpy__", "__keras_tensor__", "os", "os.path", "builtins", "keras.visualization", "keras.layers",
-    "keras.utils", "keras.saving", "class_name", "config", "module", "registered_name", "NaN", float("nan"),
+    None, True, -1, 0, 0.5, 1e9, 2**40, 2**63, -(2**63), "", "x" * 300, [], {}, [[]], "../../etc/passwd",
+    "/tmp/written",    "Lambda", "TFSMLayer", "TorchModuleWrapper", "StringLookup", "plot_image_gallery", "function",
+    "__lambda__", "__tensor__", "__numpy__", "__keras_tensor__", "os", "os.path", "builtins", "keras.visualization",
+    "keras.layers", "keras.utils", "keras.saving", "class_name", "config", "module", "registered_name", "NaN", float("nan"),
 ]  # fmt: skip
 
 

@@ -181,6 +181,46 @@ def test_a_full_disk_is_said_once_and_does_not_end_the_training(tiny, monkeypatc
     assert same(load_model(model.manifest.run), whole)
 
 
+FULL_DISK = """
+import json, os, resource, sys
+from pathlib import Path
+import killed
+folder = Path(sys.argv[1])
+os.environ["IMGCLASSIFY_ARTIFACTS_DIR"] = str(folder / "artifacts")
+from imgclassify import train_or_load_model
+from imgclassify.progress import Progress
+data, results = killed.made_up(), []
+class Sentences(Progress):
+    def say(self, sentence):
+        said.append(sentence)
+for most in (-1, 0, 3_000, 300_000, 1_000_000):
+    said, target = [], folder / f"{most}.keras"
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, -1))
+    model, _ = train_or_load_model("baseline", data, path=target, epochs=3, progress=Sentences(enabled=False))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))
+    weights = [each.tolist() for each in model.network.get_weights()]
+    results.append((most, hash(str(weights)), model.manifest.status, target.exists(), said))
+print(json.dumps(results))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on the size of files")
+def test_files_that_cannot_grow_cost_no_training(tmp_path):
+    """The operating system fails every write that makes a file larger than so many bytes, wherever it happens."""
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path)]
+    ended = subprocess.run(command, cwd=KILLED.parent, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    results = json.loads(ended.stdout)
+    assert {weights for _, weights, *_ in results} == {results[0][1]}
+    assert {status for _, _, status, *_ in results} == {"complete"}
+    assert [published for *_, published, _ in results] == [True, False, False, False, True]
+    for most, *_, published, said in results:
+        assert len(said) == (most >= 0) + (not published)
+        assert all("cannot be written: File too large." in sentence for sentence in said)
+    files = sorted(path.name for path in tmp_path.iterdir() if path.is_file())
+    assert files == ["-1.json", "-1.keras", "1000000.json", "1000000.keras"]
+
+
 def test_a_model_that_cannot_be_saved_is_returned(tiny, monkeypatch):
     whole, _ = train_model(data=tiny, **BASELINE, progress=Progress(enabled=False))
     (artifacts_dir() / "runs").rename(artifacts_dir() / "others")
