@@ -29,16 +29,13 @@ with atheris.instrument_imports(include=["imgclassify", "PIL"]):
 LIMITS = ["-rss_limit_mb=3000", "-timeout=30", "-max_len=20000", "-print_final_stats=1"]
 FORBIDDEN = ("subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.fork", "socket.connect", "socket.bind")
 CHANGES = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.symlink", "os.link", "os.chmod", "shutil.")
-PLAIN = [
-    False, 1, 2, 3, 8, 64, 0.25, [1, 1], [None, 8, 8, 3], "same", "valid", "relu", "softmax", "channels_first",
-    "float16", "mixed_bfloat16", "Dense", "Conv2D", "Flatten", "Reshape", "Concatenate", "Resizing", "Sequential", "Functional",
-]  # fmt: skip
-HOSTILE = [
-    None, True, -1, 0, 0.5, 1e9, 2**40, 2**63, -(2**63), "", "x" * 300, [], {}, [[]], "../../etc/passwd",
-    "/tmp/written",    "Lambda", "TFSMLayer", "TorchModuleWrapper", "StringLookup", "plot_image_gallery", "function",
-    "__lambda__", "__tensor__", "__numpy__", "__keras_tensor__", "os", "os.path", "builtins", "keras.visualization",
-    "keras.layers", "keras.utils", "keras.saving", "class_name", "config", "module", "registered_name", "NaN", float("nan"),
-]  # fmt: skip
+PLAIN = [False, 1, 2, 3, 8, 64, 0.25, [1, 1], [None, 8, 8, 3], "same", "valid", "relu", "softmax", "channels_first"]
+PLAIN += ["float16", "mixed_bfloat16", "Dense", "Conv2D", "Flatten", "Reshape", "Concatenate", "Resizing", "Sequential"]
+HOSTILE = [None, True, -1, 0, 0.5, 1e9, 2**40, 2**63, -(2**63), float("nan"), "", "x" * 300, [], {}, [[]], "NaN"]
+HOSTILE += ["../../etc/passwd", "/tmp/written", "os", "os.path", "builtins", "function", "__lambda__", "__tensor__"]
+HOSTILE += ["Lambda", "TFSMLayer", "TorchModuleWrapper", "StringLookup", "plot_image_gallery", "__keras_tensor__"]
+HOSTILE += ["keras.visualization", "keras.layers", "keras.utils", "keras.saving", "__numpy__"]
+HOSTILE += ["class_name", "config", "module", "registered_name"]
 
 
 class Watch:

@@ -12,7 +12,7 @@ from imgclassify import Manifest, ModelFileError, backend
 from imgclassify.evaluation.calibration import at_temperatures
 from imgclassify.models.inference import predict_probabilities
 from imgclassify.runs.files import check_target, read_model, write_model
-from imgclassify.runs.manifest import read_manifest
+from imgclassify.runs.manifest import manifest_path, read_manifest, write_manifest
 
 
 def names(folder) -> list[str]:
@@ -142,6 +142,18 @@ def test_a_damaged_file_without_a_manifest_is_a_model_file_error(small, tmp_path
         read_model(path)
     assert "\n" not in str(caught.value)
     assert path.read_bytes() == damaged
+
+
+def test_a_missing_checksum_is_said_and_a_missing_manifest_is_not(small, tmp_path, capsys):
+    path = write(small, tmp_path / "model.keras", seed=1)
+    read_model(path)
+    assert capsys.readouterr().err == ""
+    write_manifest(path, Manifest(seed=2))
+    assert read_model(path)[1].seed == 2
+    assert "model.json has no checksum: damage to model.keras would not be noticed.\n" in capsys.readouterr().err
+    manifest_path(path).unlink()
+    read_model(path)
+    assert capsys.readouterr().err == ""
 
 
 def test_the_error_says_which_keras_a_file_was_written_with(tmp_path):

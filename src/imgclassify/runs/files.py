@@ -13,6 +13,7 @@ from imgclassify import backend
 from imgclassify.atomic import replacing, sweep
 from imgclassify.data.download import file_sha256
 from imgclassify.models.networks import with_temperatures
+from imgclassify.progress import Progress
 from imgclassify.runs.locks import locked
 from imgclassify.runs.manifest import Manifest, ModelFileError, manifest_path, read_manifest, write_manifest
 from imgclassify.runs.safety import UnsafeModelError, check_file, check_network
@@ -78,6 +79,8 @@ def _matching_manifest(path: Path) -> Manifest:
     """The manifest of a model file; if a kill has parted them, the new one is at hand, and takes its place."""
     manifest, coming = read_manifest(path), _coming(path)
     if manifest.sha256 is None:
+        if manifest_path(path).exists():
+            Progress().say(f"{manifest_path(path)} has no checksum: damage to {path.name} would not be noticed.")
         return manifest
     if manifest.sha256 == (digest := file_sha256(path)):
         return manifest
