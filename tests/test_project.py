@@ -207,6 +207,7 @@ def test_every_shipped_model_is_calibrated(path):
     [
         ("bench", "benchmarks", "speed.md"),
         ("photos", "benchmarks_photos", "speed.md"),
+        ("checkpoints", "benchmarks_checkpoints", "speed.md"),
         ("reproduce", "accuracies", "recipes.md"),
     ],
 )

@@ -48,7 +48,7 @@ def remove_checkpoints(folder: Path, *, but: int = 0) -> None:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    return sorted(folder.glob("checkpoint-*.msgpack"))
+    return sorted(folder.glob(f"checkpoint-{'[0-9]' * 6}.msgpack"))
 
 
 def _encode(array: np.ndarray) -> msgspec.msgpack.Ext:
