@@ -51,16 +51,14 @@ class TrainingPanel(ipywidgets.VBox):
         self.model: Classifier | None = None
         self.history: History = {}
         wide = {"style": {"description_width": "95px"}, "layout": {"width": "250px", "max_width": "100%"}}
-        baseline = RECIPES["baseline"]
-        self.recipe = ipywidgets.Dropdown(options=list(RECIPES), value=baseline.name, description="Recipe", **wide)
+        self.recipe = ipywidgets.Dropdown(options=list(RECIPES), description="Recipe", **wide)
         # No bounds: a value out of range is reported when the training starts, not changed silently.
-        self.epochs = ipywidgets.IntText(baseline.epochs, description="Epochs", **wide)
-        self.batch_size = ipywidgets.IntText(baseline.batch_size, description="Batch size", **wide)
-        rate, augmentation = baseline.learning_rate, baseline.augmentation
-        self.learning_rate = ipywidgets.FloatText(rate, step=1e-4, description="Learning rate", **wide)
-        kinds = {"options": AUGMENTATIONS, "value": augmentation}
-        self.augmentation = ipywidgets.Dropdown(**kinds, description="Augmentation", **wide)
-        self.seed = ipywidgets.IntText(0, description="Seed", **wide)
+        self.epochs = ipywidgets.IntText(description="Epochs", **wide)
+        self.batch_size = ipywidgets.IntText(description="Batch size", **wide)
+        self.learning_rate = ipywidgets.FloatText(step=1e-4, description="Learning rate", **wide)
+        self.augmentation = ipywidgets.Dropdown(options=AUGMENTATIONS, description="Augmentation", **wide)
+        self._on_recipe({"new": self.recipe.value})  # sets these four
+        self.seed = ipywidgets.IntText(description="Seed", **wide)
         self.share = ipywidgets.FloatSlider(
             1.0, min=0.05, max=1, step=0.05, description="Share of data", readout_format=".0%", **wide
         )
