@@ -143,7 +143,7 @@ def read_folder(folder: Path, cache: PhotoCache, *, progress: Progress | None = 
 def _parts(folder: Path) -> dict[str, Path]:
     """The folders that hold class folders, by part: `folder` itself for training, or its parts, in order."""
     part_of = {spelling: part for part, spellings in _PARTS.items() for spelling in spellings}
-    found = {name: part_of.get(name.lower()) for name in _subfolders(folder)}
+    found = {name: part_of.get(name.lower()) for name in subfolders(folder)}
     kinds = sorted(filter(None, found.values()))
     if "train" not in kinds or len(kinds) < 2:
         return {"train": folder}
@@ -157,7 +157,8 @@ def _parts(folder: Path) -> dict[str, Path]:
     return {kind: folder / name for kind in _PARTS for name in found if found[name] == kind}
 
 
-def _subfolders(folder: Path) -> list[str]:
+def subfolders(folder: Path) -> list[str]:
+    """Names of the folders in a folder, sorted; those that begin with a dot or two underscores are left out."""
     try:
         return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
     except OSError as error:
@@ -165,7 +166,7 @@ def _subfolders(folder: Path) -> list[str]:
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:
-    names = tuple(_subfolders(folder))
+    names = tuple(subfolders(folder))
     if len(names) < 2:
         raise DatasetError(f"{folder} must contain one subfolder per class, at least two. Found: {list(names)}")
     if unreadable := [name for name in names if not _is_text(name)]:
