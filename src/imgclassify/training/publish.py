@@ -1,6 +1,7 @@
 """Publishing: one model per recipe and data set, loaded if it exists, trained otherwise."""
 
 import contextlib
+import inspect
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -21,16 +22,7 @@ from imgclassify.settings import artifacts_dir, model_dirs
 from imgclassify.training.train import train_model
 from imgclassify.training.watch import HISTORY_KEYS, History
 
-_RUN_OPTIONS = (
-    "seed",
-    "share",
-    "precision",
-    "name",
-    "resume",
-    "stop",
-    "on_epoch_end",
-    "progress",
-)  # not settings of a recipe
+_RUN_OPTIONS = inspect.getfullargspec(train_model).kwonlyargs  # all other options are settings of the recipe
 
 
 def train_or_load_model(
