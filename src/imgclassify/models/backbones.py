@@ -15,13 +15,8 @@ GUIDED = f"{BACKBONE}-guided"
 SIZES = (96, 288)  # smallest and largest side of its pictures, in pixels
 FEATURES = "features"  # name of the layer whose output the classes are computed from
 CUTS = tuple(f"stage{number}" for number in range(2, 7))  # names of the layers at which these stages end
-BACKBONES = {  # and their cuts
-    BACKBONE: CUTS,
-    GUIDED: (),
-    "vgg16": CUTS[:3],
-    "resnet50v2": CUTS[:3],
-    "mobilenetv2": CUTS,
-}
+# Networks with ImageNet's weights, and their cuts.
+BACKBONES = {BACKBONE: CUTS, GUIDED: (), "vgg16": CUTS[:3], "resnet50v2": CUTS[:3], "mobilenetv2": CUTS}
 
 # Repetitions, side of the kernel, stride, expansion and filters of each stage (Tan and Le, 2019, table 1).
 _STAGES = (

@@ -133,12 +133,7 @@ def train_model(
 
 
 def train_variants(
-    recipe: str | Recipe,
-    data,
-    variants: Mapping[str, dict[str, Any]],
-    *,
-    seeds: Sequence[int] = (0, 1),
-    **settings,
+    recipe: str | Recipe, data, variants: Mapping[str, dict[str, Any]], *, seeds: Sequence[int] = (0, 1), **settings
 ) -> dict[str, list[Manifest]]:
     """Train variants of a recipe, each with several seeds, for a fair comparison.
 
