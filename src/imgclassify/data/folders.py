@@ -169,7 +169,7 @@ def _class_names(folder: Path) -> tuple[str, ...]:
     names = tuple(subfolders(folder))
     if len(names) < 2:
         raise DatasetError(f"{folder} must contain one subfolder per class, at least two. Found: {list(names)}")
-    if unreadable := [name for name in names if not _is_text(name)]:
+    if unreadable := [name for name in names if _as_text(name) != name]:
         raise DatasetError(f"{folder} has a subfolder whose name is not UTF-8: rename {unreadable[0]!a}.")
     if len(names) > _MOST_CLASSES:
         raise DatasetError(f"{folder} has {len(names):,} subfolders: at most {_MOST_CLASSES:,} classes are accepted.")
@@ -182,19 +182,15 @@ def _picture_files(folder: Path, skipped: list[str]) -> list[str]:
     for place, _, names in os.walk(folder, onerror=lambda error: skipped.append(_unreadable(error))):
         pictures = (name for name in names if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."))
         for path in (f"{place}{os.sep}{name}" for name in pictures):
-            if _is_text(path):
+            if _as_text(path) == path:
                 found.append(path)
             else:
                 skipped.append(f"A picture in {_as_text(place)} has a name that is not UTF-8: rename {_as_text(path)}.")
     return sorted(found)
 
 
-def _is_text(name: str) -> bool:
-    """Whether a name from the file system can be written as UTF-8."""
-    return _as_text(name) == name
-
-
 def _as_text(name: str) -> str:
+    """A name from the file system, with a replacement character for each byte that is not UTF-8."""
     return os.fsencode(name).decode("utf-8", "replace")
 
 
