@@ -152,9 +152,8 @@ def _convolution(
     kind = layers.DepthwiseConv2D if depthwise else layers.Conv2D
     layer = kind(kernel_size=kernel, padding="same", name=name.replace(".", "").strip("_"), **options)
     x = layer(x)
-    gamma, beta, mean, variance = (
-        weights[f"{batch_norm}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")
-    )
+    parts = ("weight", "bias", "running_mean", "running_var")
+    gamma, beta, mean, variance = (weights[f"{batch_norm}.{part}"] for part in parts)
     scale = gamma / np.sqrt(variance + _EPSILON)
     values = weights[f"{name}.weight"] * scale[:, None, None, None]  # (filters, channels, height, width)
     layer.set_weights([values.transpose((2, 3, 0, 1) if depthwise else (2, 3, 1, 0)), beta - mean * scale])

@@ -71,9 +71,8 @@ def build_model(
         122570
     """
     if architecture not in _ARCHITECTURES:
-        raise ValueError(
-            f"Unknown architecture: use one of {sorted(_ARCHITECTURES)}. Received: architecture={architecture!r}"
-        )
+        known = sorted(_ARCHITECTURES)
+        raise ValueError(f"Unknown architecture: use one of {known}. Received: architecture={architecture!r}")
     if num_classes < 2:
         raise ValueError(f"num_classes must be at least 2. Received: num_classes={num_classes}")
     if len(input_shape) != 3 or min(input_shape[:2]) < 18 or input_shape[2] < 1:

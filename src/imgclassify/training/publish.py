@@ -110,8 +110,7 @@ def find_published(recipe: str, dataset: str, path: str | os.PathLike | None = N
 def _check_as_asked(path: Path, manifest: Manifest, asked: dict[str, Any], data: Dataset | None) -> None:
     """Raise `ModelFileError` if a published model is not the one requested."""
     made = manifest.settings
-    other = {key: value for key, value in asked.items() if value is not None and made.get(key) != value}
-    if other:
+    if other := {key: value for key, value in asked.items() if value is not None and made.get(key) != value}:
         raise ModelFileError(
             f"{path} was trained with {', '.join(f'{key}={made.get(key)}' for key in other)}, not with "
             f"{', '.join(f'{key}={value}' for key, value in other.items())} as asked. Leave that out to load it, "

@@ -87,9 +87,8 @@ class TrainingPanel(ipywidgets.VBox):
 
     @guarded
     def _on_start(self, _button) -> None:
-        self._begin(
-            self.recipe.value, {name: getattr(self, name).value for name in (*_PANEL_SETTINGS, "seed", "share")}
-        )
+        settings = {name: getattr(self, name).value for name in (*_PANEL_SETTINGS, "seed", "share")}
+        self._begin(self.recipe.value, settings)
 
     @guarded
     def _on_resume(self, _button) -> None:
