@@ -98,7 +98,7 @@ def train_model(
         check_name(chosen.name if name is None else name)
         rows = split_rows(data, chosen, share, seed)
         precision = backend.choose_precision(precision)
-        record = _new_record(chosen, data, *map(len, rows), seed=seed, share=share, precision=precision)
+        record = _new_record(chosen, data, rows, seed=seed, share=share, precision=precision)
     else:
         record, chosen, data, rows = _begun(resume, data)
         seed, precision = record.seed or 0, record.precision or "float32"
@@ -197,15 +197,12 @@ def new_network(recipe: Recipe, data: Dataset, train_rows: np.ndarray):
     return network
 
 
-def _new_record(
-    recipe: Recipe, data: Dataset, training_pictures: int, validation_pictures: int, **settings: Any
-) -> Manifest:
+def _new_record(recipe: Recipe, data: Dataset, rows: tuple[np.ndarray, np.ndarray], **settings: Any) -> Manifest:
     """What a manifest records before the training begins."""
-    counts = {"training_pictures": training_pictures, "validation_pictures": validation_pictures}
     return Manifest(
         created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         recipe=recipe,
-        dataset=DataRecord(data.name, data.source, data.fingerprint, data.folder, **counts),
+        dataset=DataRecord(data.name, data.source, data.fingerprint, data.folder, *map(len, rows)),
         versions=provenance.describe_versions(),
         commit=provenance.source_commit(),
         machine=provenance.describe_machine(),
