@@ -121,9 +121,8 @@ def read_folder(folder: Path, cache: PhotoCache, *, progress: Progress | None = 
     class_names = _class_names(folders["train"])
     for path in folders.values():
         if (others := _class_names(path)) != class_names:
-            raise DatasetError(
-                f"{path} must contain the same classes as {folders['train']}. Found: {others} and {class_names}"
-            )
+            expected = f"{path} must contain the same classes as {folders['train']}."
+            raise DatasetError(f"{expected} Found: {others} and {class_names}")
     skipped: list[str] = []
     files = [
         (path, number, part)

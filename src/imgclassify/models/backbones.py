@@ -111,10 +111,8 @@ def check_size(architecture: str, input_shape: tuple[int, int, int], smallest: i
     """Raise `ValueError` for a shape that is not (size, size, 3), from the smallest size to the largest."""
     size = input_shape[0]
     if input_shape != (size, size, 3) or not smallest <= size <= SIZES[1]:
-        raise ValueError(
-            f"{architecture} takes square RGB pictures of {smallest} to {SIZES[1]} pixels. "
-            f"Received: input_shape={input_shape}"
-        )
+        expected = f"{architecture} takes square RGB pictures of {smallest} to {SIZES[1]} pixels."
+        raise ValueError(f"{expected} Received: input_shape={input_shape}")
 
 
 def add_classes(inputs, maps, num_classes: int, name: str):

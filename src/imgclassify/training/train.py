@@ -186,10 +186,8 @@ def new_network(recipe: Recipe, data: Dataset, train_rows: np.ndarray):
     """An untrained network of the recipe for this data."""
     backbone, loaded = recipe.architecture in BACKBONES, data.x_train.shape[1]
     if backbone and data.groups is not None and loaded < recipe.size:
-        raise DatasetError(
-            f"The photos were loaded at {loaded} pixels, but {recipe.name} takes {recipe.size}: load them by "
-            f"load_dataset(folder, size={recipe.size}), or pass the folder itself."
-        )
+        found = f"The photos were loaded at {loaded} pixels, but {recipe.name} takes {recipe.size}:"
+        raise DatasetError(f"{found} load them by load_dataset(folder, size={recipe.size}), or pass the folder itself.")
     shape = (recipe.size, recipe.size, 3) if backbone else data.x_train.shape[1:]
     network = build_model(recipe.architecture, input_shape=shape, num_classes=len(data.class_names))
     if not backbone:
@@ -230,9 +228,8 @@ def _begun(run: str, data) -> tuple[Manifest, Recipe, Dataset, tuple[np.ndarray,
     rows, before = split_rows(data, recipe, record.share, record.seed or 0), record.dataset
     counts = before.training_pictures, before.validation_pictures
     if data.fingerprint != before.fingerprint or tuple(map(len, rows)) != counts:
-        raise ModelFileError(
-            f"The run {record.run} was trained on other pictures than those of {data.source}: pass its data."
-        )
+        other = f"The run {record.run} was trained on other pictures than those of {data.source}"
+        raise ModelFileError(f"{other}: pass its data.")
     return replace(record, temperatures=(), metrics={}, sha256=None), recipe, data, rows
 
 
