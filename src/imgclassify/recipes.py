@@ -135,6 +135,16 @@ _FAST = Recipe(
     validation_fraction=0.05,
 )
 
+_BEST = replace(
+    _FAST,
+    name="best",
+    epochs=46,
+    hard_fraction=1.0,
+    augmentation="flip+shift+cutout",
+    sizes=(5 / 8, 6 / 8, 7 / 8, 1),
+    views=2,
+)
+
 _PHOTOS = Recipe(
     "photos",
     architecture=BACKBONE,
@@ -153,27 +163,11 @@ _PHOTOS = Recipe(
 )
 
 _HEAD = replace(_PHOTOS, name="head", frozen=FEATURES, variants=1, epochs=1, optimizer="logistic", augmentation="none")
+_GUIDED = replace(_HEAD, name="guided", architecture=GUIDED)
+_FINETUNE = replace(_PHOTOS, name="finetune", frozen="", variants=1, epochs=10, learning_rate=3e-4)
 
-RECIPES = {
-    recipe.name: recipe
-    for recipe in (
-        Recipe("baseline"),
-        _FAST,
-        replace(
-            _FAST,
-            name="best",
-            epochs=46,
-            hard_fraction=1.0,
-            augmentation="flip+shift+cutout",
-            sizes=(5 / 8, 6 / 8, 7 / 8, 1),
-            views=2,
-        ),
-        _PHOTOS,
-        _HEAD,
-        replace(_HEAD, name="guided", architecture=GUIDED),
-        replace(_PHOTOS, name="finetune", frozen="", variants=1, epochs=10, learning_rate=3e-4),
-    )
-}
+_ALL = (Recipe("baseline"), _FAST, _BEST, _PHOTOS, _HEAD, _GUIDED, _FINETUNE)
+RECIPES = {recipe.name: recipe for recipe in _ALL}
 
 
 def get_recipe(recipe: str | Recipe, **settings) -> Recipe:

@@ -92,11 +92,9 @@ def vary(pictures, variations: Variations):
     height, width = pictures.shape[1:3]
     rows, columns = tf.range(height)[None, :], tf.range(width)[None, :]
     if variations.box is not None:
-        size = (height, width)
-        pictures = tf.image.crop_and_resize(
-            tf.cast(pictures, tf.float32), variations.box, tf.range(tf.shape(pictures)[0]), size
-        )
-        pictures = tf.cast(tf.round(pictures), tf.uint8)
+        floats, every = tf.cast(pictures, tf.float32), tf.range(tf.shape(pictures)[0])
+        shown = tf.image.crop_and_resize(floats, variations.box, every, (height, width))
+        pictures = tf.cast(tf.round(shown), tf.uint8)
     if variations.mirrored is not None:
         columns = tf.where(variations.mirrored[:, None], width - 1 - columns, columns)
     if variations.shift is not None:

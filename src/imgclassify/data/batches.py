@@ -64,9 +64,7 @@ class Batches:
         """
         order = self._random(epoch, 0).permutation(len(self)).astype(np.int32)
         if among is not None:
-            chosen = np.zeros(len(self), bool)
-            chosen[among] = True
-            order = order[chosen[order]]
+            order = order[np.isin(order, among)]
         return np.resize(order, -(-len(order) // self.batch_size) * self.batch_size)
 
     def chunk(self, epoch: int, order: np.ndarray, step: int) -> Chunk:

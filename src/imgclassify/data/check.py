@@ -54,8 +54,7 @@ class DataReport:
 
     def to_dict(self) -> dict[str, Any]:
         """The report as values for JSON."""
-        pairs = [pair._asdict() | {"place": pair.place} for pair in self.pairs]
-        return asdict(self) | {"pairs": pairs}
+        return asdict(self) | {"pairs": [pair._asdict() | {"place": pair.place} for pair in self.pairs]}
 
     def __str__(self) -> str:
         total = sum(sum(parts.values()) for parts in self.counts.values())

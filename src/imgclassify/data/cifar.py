@@ -60,10 +60,9 @@ class Kind(NamedTuple):
 
 _HERE = Path(__file__).parent
 _SOURCES = tomllib.loads((_HERE / "sources.toml").read_text(encoding="utf-8"))
+_CIFAR100_CLASSES = tuple((_HERE / "cifar100_classes.txt").read_text(encoding="utf-8").split())
 CIFAR10 = Kind("cifar10", CIFAR10_CLASSES, **_SOURCES["cifar10"])
-CIFAR100 = Kind(
-    "cifar100", tuple((_HERE / "cifar100_classes.txt").read_text(encoding="utf-8").split()), **_SOURCES["cifar100"]
-)
+CIFAR100 = Kind("cifar100", _CIFAR100_CLASSES, **_SOURCES["cifar100"])
 
 
 class NotAtHandError(DatasetError):
@@ -81,10 +80,8 @@ def load_cifar(kind: Kind, patience: download.Patience | None, progress: Progres
         folder = Path(chosen).expanduser()
         if (source := _find_source(kind, folder)) is None:
             state = f"does not contain {kind.title}" if folder.is_dir() else "is not a folder"
-            raise DatasetError(
-                f"IMGCLASSIFY_DATA_DIR is {folder}, which {state}: "
-                f"expected a folder with {kind.folder}/ (the unpacked batches) or {kind.archive}."
-            )
+            expected = f"expected a folder with {kind.folder}/ (the unpacked batches) or {kind.archive}"
+            raise DatasetError(f"IMGCLASSIFY_DATA_DIR is {folder}, which {state}: {expected}.")
         return _load_source(kind, source)
     if copies := _cached(kind):
         return copies[0]
@@ -177,9 +174,8 @@ def _read_folder(kind: Kind, folder: Path) -> Dataset:
         except OSError as error:
             *others, last = kind.md5
             state = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
-            raise DatasetError(
-                f"{name} {state} in {folder}: {kind.title} consists of {' and '.join([', '.join(others), last])}."
-            ) from error
+            files = f"{', '.join(others)} and {last}"
+            raise DatasetError(f"{name} {state} in {folder}: {kind.title} consists of {files}.") from error
 
     return _assemble(kind, read, folder)
 
@@ -188,10 +184,8 @@ def _read_archive(kind: Kind, path: Path) -> Dataset:
     accepted = {kind.sha256, _addresses(kind)[1]}
     try:
         if (received := download.file_sha256(path)) not in accepted:
-            raise DatasetError(
-                f"{path} is not the {kind.title} archive or is damaged: its SHA-256 is {received}, "
-                f"expected {' or '.join(sorted(accepted))}."
-            )
+            found = f"its SHA-256 is {received}, expected {' or '.join(sorted(accepted))}"
+            raise DatasetError(f"{path} is not the {kind.title} archive or is damaged: {found}.")
         with tarfile.open(path) as archive:
 
             def read(name: str) -> bytes:

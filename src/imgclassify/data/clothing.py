@@ -43,8 +43,7 @@ def load_clothing(size: int | None, patience: download.Patience | None, progress
     verified = _fingerprint(folder) == FINGERPRINT
     if folder is cached and not verified:
         _fetch(cached, patience, progress)
-        verified = True
-    source = "Clothing photos" if verified else "Clothing photos, unverified"
+    source = "Clothing photos" if verified or folder is cached else "Clothing photos, unverified"
     data = load_folder(folder, size=size, progress=progress)
     return replace(data, name="clothing", source=source, folder="", notice="")
 

@@ -80,11 +80,9 @@ class Dataset:
             x, y = getattr(self, f"x_{part}"), getattr(self, f"y_{part}")
             if count >= len(y):
                 continue
-            kinds, aside = y, np.zeros(len(y), bool)
-            if part == "train" and self.val_rows is not None:  # validation pictures in proportion too
-                aside[self.val_rows] = True
-                kinds = 2 * y + aside
-            rows = in_proportion(kinds, count, seed)
+            set_aside = self.val_rows if part == "train" and self.val_rows is not None else np.arange(0)
+            aside = np.isin(np.arange(len(y)), set_aside)
+            rows = in_proportion(2 * y + aside, count, seed)  # validation pictures in proportion too
             parts |= {f"x_{part}": take_rows(x, rows), f"y_{part}": y[rows]}
             if part == "train":
                 kept = np.flatnonzero(aside[rows])
@@ -119,13 +117,11 @@ def dataset_from_arrays(train: tuple[np.ndarray, np.ndarray], test: tuple[np.nda
     for part, (x, y) in (("training", train), ("test", test)):
         x, y = np.asarray(x), np.asarray(y)
         if x.ndim != 4 or x.shape[-1] != 3 or x.shape[:1] != y.shape[:1] or len(x) == 0:
-            raise DatasetError(
-                f"The {part} data must be pictures (N, H, W, 3) with N labels. Received: shapes {x.shape} and {y.shape}"
-            )
+            expected = f"The {part} data must be pictures (N, H, W, 3) with N labels."
+            raise DatasetError(f"{expected} Received: shapes {x.shape} and {y.shape}")
         if x.dtype != np.uint8 and not (x.min() >= 0 and x.max() <= 1):
-            raise DatasetError(
-                f"The {part} pictures must be uint8 or lie in [0, 1]. Received: {x.dtype} from {x.min()} to {x.max()}"
-            )
+            expected = f"The {part} pictures must be uint8 or lie in [0, 1]."
+            raise DatasetError(f"{expected} Received: {x.dtype} from {x.min()} to {x.max()}")
         arrays += [to_bytes(x), class_numbers(y)]
     classes = int(1 + max(arrays[1].max(), arrays[3].max()))
     if classes > _MOST_CLASSES:

@@ -121,9 +121,8 @@ def read_folder(folder: Path, cache: PhotoCache, *, progress: Progress | None = 
     class_names = _class_names(folders["train"])
     for path in folders.values():
         if (others := _class_names(path)) != class_names:
-            raise DatasetError(
-                f"{path} must contain the same classes as {folders['train']}. Found: {others} and {class_names}"
-            )
+            expected = f"{path} must contain the same classes as {folders['train']}."
+            raise DatasetError(f"{expected} Found: {others} and {class_names}")
     skipped: list[str] = []
     files = [
         (path, number, part)
@@ -143,7 +142,7 @@ def read_folder(folder: Path, cache: PhotoCache, *, progress: Progress | None = 
 def _parts(folder: Path) -> dict[str, Path]:
     """The folders that hold class folders, by part: `folder` itself for training, or its parts, in order."""
     part_of = {spelling: part for part, spellings in _PARTS.items() for spelling in spellings}
-    found = {name: part_of.get(name.lower()) for name in _subfolders(folder)}
+    found = {name: part_of.get(name.lower()) for name in subfolders(folder)}
     kinds = sorted(filter(None, found.values()))
     if "train" not in kinds or len(kinds) < 2:
         return {"train": folder}
@@ -157,7 +156,8 @@ def _parts(folder: Path) -> dict[str, Path]:
     return {kind: folder / name for kind in _PARTS for name in found if found[name] == kind}
 
 
-def _subfolders(folder: Path) -> list[str]:
+def subfolders(folder: Path) -> list[str]:
+    """Names of the folders in a folder, sorted; those that begin with a dot or two underscores are left out."""
     try:
         return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
     except OSError as error:
@@ -165,10 +165,10 @@ def _subfolders(folder: Path) -> list[str]:
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:
-    names = tuple(_subfolders(folder))
+    names = tuple(subfolders(folder))
     if len(names) < 2:
         raise DatasetError(f"{folder} must contain one subfolder per class, at least two. Found: {list(names)}")
-    if unreadable := [name for name in names if not _is_text(name)]:
+    if unreadable := [name for name in names if _as_text(name) != name]:
         raise DatasetError(f"{folder} has a subfolder whose name is not UTF-8: rename {unreadable[0]!a}.")
     if len(names) > _MOST_CLASSES:
         raise DatasetError(f"{folder} has {len(names):,} subfolders: at most {_MOST_CLASSES:,} classes are accepted.")
@@ -181,19 +181,15 @@ def _picture_files(folder: Path, skipped: list[str]) -> list[str]:
     for place, _, names in os.walk(folder, onerror=lambda error: skipped.append(_unreadable(error))):
         pictures = (name for name in names if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."))
         for path in (f"{place}{os.sep}{name}" for name in pictures):
-            if _is_text(path):
+            if _as_text(path) == path:
                 found.append(path)
             else:
                 skipped.append(f"A picture in {_as_text(place)} has a name that is not UTF-8: rename {_as_text(path)}.")
     return sorted(found)
 
 
-def _is_text(name: str) -> bool:
-    """Whether a name from the file system can be written as UTF-8."""
-    return _as_text(name) == name
-
-
 def _as_text(name: str) -> str:
+    """A name from the file system, with a replacement character for each byte that is not UTF-8."""
     return os.fsencode(name).decode("utf-8", "replace")
 
 

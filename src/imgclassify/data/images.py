@@ -169,12 +169,10 @@ def _decode(file: BinaryIO, length: int, name: str, size: int) -> Image.Image:
         raise ImageError(f"{name} is too large: at most {MAX_BYTES / 1e6:.0f} MB are accepted.")
     head = file.read(12)
     file.seek(0)
-    formats: tuple[str, ...] = _FORMATS
-    if head[4:8] == b"ftyp" and head[8:] in _HEIC_BRANDS:
-        formats = (*_FORMATS, _heic_format(name))
+    heic = [_heic_format(name)] if head[4:8] == b"ftyp" and head[8:] in _HEIC_BRANDS else []
     with _named_errors(name), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # for odd metadata; our own limit stops bombs
-        image: Image.Image = Image.open(file, formats=formats)
+        image: Image.Image = Image.open(file, formats=(*_FORMATS, *heic))
         _check_size(*image.size, name)
         full_size = image.size
         image.draft("RGB", (max(size, _DRAFT_SIDE),) * 2)
@@ -254,18 +252,15 @@ def _image_from_array(array: np.ndarray, name: str) -> Image.Image:
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)) or 0 in array.shape:
-        raise ImageError(
-            f"{name} must have the shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4). Received: {array.shape}"
-        )
+        accepted = "(H, W), (H, W, 1), (H, W, 3) or (H, W, 4)"
+        raise ImageError(f"{name} must have the shape {accepted}. Received: {array.shape}")
     _check_size(array.shape[1], array.shape[0], name)
     if array.dtype.kind == "u" and array.dtype.itemsize == 2:  # of either byte order
         array = np.round(array / 257)
     elif array.dtype.kind in "fb":
         if not (array.min() >= 0 and array.max() <= 1):  # also false for NaN
-            raise ImageError(
-                f"{name} of {array.dtype} must lie in [0, 1] (uint8: 0 to 255). "
-                f"Received: {array.min()} to {array.max()}"
-            )
+            received = f"{array.min()} to {array.max()}"
+            raise ImageError(f"{name} of {array.dtype} must lie in [0, 1] (uint8: 0 to 255). Received: {received}")
         array = np.round(array * 255.0)
     elif array.dtype != np.uint8:
         raise ImageError(f"{name} must be uint8, uint16, bool or float in [0, 1]. Received: {array.dtype}")

@@ -63,10 +63,8 @@ def load_dataset(
         elif Path(wanted).expanduser().is_dir():
             data = load_folder(Path(wanted).expanduser(), size=size, progress=progress)
         else:
-            raise DatasetError(
-                f'Unknown data set "{wanted}": '
-                'use "cifar10", "cifar100", "clothing", "digits", "auto", or a folder with one subfolder per class.'
-            )
+            known = '"cifar10", "cifar100", "clothing", "digits", "auto", or a folder with one subfolder per class'
+            raise DatasetError(f'Unknown data set "{wanted}": use {known}.')
     if size is not None and data.x_train.shape[1] != size:
         raise DatasetError(f'The pictures of "{wanted}" have {data.x_train.shape[1]} pixels per side, not {size}.')
     return data.subset(2000, 500) if short_mode() else data
@@ -119,10 +117,9 @@ def as_dataset(data, *, size: int | None = None) -> Dataset:
     try:
         (x_train, y_train), (x_test, y_test) = data
     except (TypeError, ValueError):
-        raise DatasetError(
-            "Data must be a Dataset, None, or (x_train, y_train), (x_test, y_test) as returned by "
-            f"load_and_preprocess_data(). Received: {type(data).__name__}"
-        ) from None
+        pairs = "(x_train, y_train), (x_test, y_test) as returned by load_and_preprocess_data()"
+        received = type(data).__name__
+        raise DatasetError(f"Data must be a Dataset, None, or {pairs}. Received: {received}") from None
     arrays = dataset_from_arrays((x_train, y_train), (x_test, y_test))
     return recognise(arrays.fingerprint) or arrays
 

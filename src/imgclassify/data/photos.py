@@ -127,8 +127,7 @@ class PhotoCache:
 
     def _pixels(self, sha256: str) -> np.ndarray | None:
         """The pixels in the cache; None if they are not there or damaged."""
-        record = self._read(sha256, self._length)
-        if record is None:
+        if (record := self._read(sha256, self._length)) is None:
             return None
         pixels = np.frombuffer(record, np.uint8, offset=_HEAD.itemsize)
         right = zlib.crc32(pixels.data) == int.from_bytes(record[_HEAD.itemsize - 8 : _HEAD.itemsize - 4], "little")

@@ -15,13 +15,8 @@ GUIDED = f"{BACKBONE}-guided"
 SIZES = (96, 288)  # smallest and largest side of its pictures, in pixels
 FEATURES = "features"  # name of the layer whose output the classes are computed from
 CUTS = tuple(f"stage{number}" for number in range(2, 7))  # names of the layers at which these stages end
-BACKBONES = {  # and their cuts
-    BACKBONE: CUTS,
-    GUIDED: (),
-    "vgg16": CUTS[:3],
-    "resnet50v2": CUTS[:3],
-    "mobilenetv2": CUTS,
-}
+# Networks with ImageNet's weights, and their cuts.
+BACKBONES = {BACKBONE: CUTS, GUIDED: (), "vgg16": CUTS[:3], "resnet50v2": CUTS[:3], "mobilenetv2": CUTS}
 
 # Repetitions, side of the kernel, stride, expansion and filters of each stage (Tan and Le, 2019, table 1).
 _STAGES = (
@@ -116,10 +111,8 @@ def check_size(architecture: str, input_shape: tuple[int, int, int], smallest: i
     """Raise `ValueError` for a shape that is not (size, size, 3), from the smallest size to the largest."""
     size = input_shape[0]
     if input_shape != (size, size, 3) or not smallest <= size <= SIZES[1]:
-        raise ValueError(
-            f"{architecture} takes square RGB pictures of {smallest} to {SIZES[1]} pixels. "
-            f"Received: input_shape={input_shape}"
-        )
+        expected = f"{architecture} takes square RGB pictures of {smallest} to {SIZES[1]} pixels."
+        raise ValueError(f"{expected} Received: input_shape={input_shape}")
 
 
 def add_classes(inputs, maps, num_classes: int, name: str):
@@ -157,9 +150,8 @@ def _convolution(
     kind = layers.DepthwiseConv2D if depthwise else layers.Conv2D
     layer = kind(kernel_size=kernel, padding="same", name=name.replace(".", "").strip("_"), **options)
     x = layer(x)
-    gamma, beta, mean, variance = (
-        weights[f"{batch_norm}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")
-    )
+    parts = ("weight", "bias", "running_mean", "running_var")
+    gamma, beta, mean, variance = (weights[f"{batch_norm}.{part}"] for part in parts)
     scale = gamma / np.sqrt(variance + _EPSILON)
     values = weights[f"{name}.weight"] * scale[:, None, None, None]  # (filters, channels, height, width)
     layer.set_weights([values.transpose((2, 3, 0, 1) if depthwise else (2, 3, 1, 0)), beta - mean * scale])

@@ -71,16 +71,13 @@ def build_model(
         122570
     """
     if architecture not in _ARCHITECTURES:
-        raise ValueError(
-            f"Unknown architecture: use one of {sorted(_ARCHITECTURES)}. Received: architecture={architecture!r}"
-        )
+        known = sorted(_ARCHITECTURES)
+        raise ValueError(f"Unknown architecture: use one of {known}. Received: architecture={architecture!r}")
     if num_classes < 2:
         raise ValueError(f"num_classes must be at least 2. Received: num_classes={num_classes}")
     if len(input_shape) != 3 or min(input_shape[:2]) < 18 or input_shape[2] < 1:
-        raise ValueError(
-            "input_shape must be (height, width, channels), at least 18 x 18 pixels. "
-            f"Received: input_shape={input_shape}"
-        )
+        expected = "input_shape must be (height, width, channels), at least 18 x 18 pixels."
+        raise ValueError(f"{expected} Received: input_shape={input_shape}")
     height, width, channels = input_shape
     return _ARCHITECTURES[architecture]((height, width, channels), num_classes)
 

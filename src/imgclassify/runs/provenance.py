@@ -22,9 +22,8 @@ def describe_machine() -> dict[str, Any]:
     details = map(config.experimental.get_device_details, config.list_physical_devices("GPU"))
     gpus = [each.get("device_name", "GPU") for each in details]
     system = f"{platform.system()} {platform.machine()}"
-    operations, threads = (
-        getattr(config.threading, f"get_{kind}_op_parallelism_threads")() for kind in ("inter", "intra")
-    )
+    limits = config.threading
+    operations, threads = limits.get_inter_op_parallelism_threads(), limits.get_intra_op_parallelism_threads()
     computing = {"threads": f"{operations} operations of {threads}", "flags": computing_flags()}
     return {"processor": processor, "cores": cores(), "gpus": gpus, "system": system, **computing}
 

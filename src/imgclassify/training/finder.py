@@ -91,10 +91,8 @@ def find_learning_rate(
     if recipe.optimizer == "logistic":
         raise ValueError(f"The recipe {recipe.name} fits a logistic regression, which has no learning rate.")
     if steps < _FEWEST or not 0 < lowest < highest < math.inf:
-        raise ValueError(
-            f"Expected at least {_FEWEST} steps, and learning rates that rise from above 0. "
-            f"Received: steps={steps}, lowest={lowest}, highest={highest}"
-        )
+        expected = f"Expected at least {_FEWEST} steps, and learning rates that rise from above 0."
+        raise ValueError(f"{expected} Received: steps={steps}, lowest={lowest}, highest={highest}")
     first_size, precision = recipe.sizes[:1], backend.choose_precision(precision)
     recipe = replace(recipe, epochs=steps, variants=1, hard_fraction=1.0, schedule="constant", sizes=first_size)
     data = as_dataset(data, size=recipe.size)

@@ -66,12 +66,7 @@ def _classes() -> tuple[type, type]:
 
         def __init__(self, learning_rate):
             super().__init__(
-                learning_rate,
-                momentum=0.6,
-                ns_steps=3,
-                adam_lr_ratio=0.03,
-                weight_decay=None,
-                adam_weight_decay=None,
+                learning_rate, momentum=0.6, ns_steps=3, adam_lr_ratio=0.03, weight_decay=None, adam_weight_decay=None
             )
             self._matrix_dtype = tf.bfloat16 if backend.has_fast_bfloat16() else tf.float32
 

@@ -1,6 +1,7 @@
 """Publishing: one model per recipe and data set, loaded if it exists, trained otherwise."""
 
 import contextlib
+import inspect
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -21,16 +22,7 @@ from imgclassify.settings import artifacts_dir, model_dirs
 from imgclassify.training.train import train_model
 from imgclassify.training.watch import HISTORY_KEYS, History
 
-_RUN_OPTIONS = (
-    "seed",
-    "share",
-    "precision",
-    "name",
-    "resume",
-    "stop",
-    "on_epoch_end",
-    "progress",
-)  # not settings of a recipe
+_RUN_OPTIONS = inspect.getfullargspec(train_model).kwonlyargs  # all other options are settings of the recipe
 
 
 def train_or_load_model(
@@ -118,8 +110,7 @@ def find_published(recipe: str, dataset: str, path: str | os.PathLike | None = N
 def _check_as_asked(path: Path, manifest: Manifest, asked: dict[str, Any], data: Dataset | None) -> None:
     """Raise `ModelFileError` if a published model is not the one requested."""
     made = manifest.settings
-    other = {key: value for key, value in asked.items() if value is not None and made.get(key) != value}
-    if other:
+    if other := {key: value for key, value in asked.items() if value is not None and made.get(key) != value}:
         raise ModelFileError(
             f"{path} was trained with {', '.join(f'{key}={made.get(key)}' for key in other)}, not with "
             f"{', '.join(f'{key}={value}' for key, value in other.items())} as asked. Leave that out to load it, "

@@ -98,7 +98,7 @@ def train_model(
         check_name(chosen.name if name is None else name)
         rows = split_rows(data, chosen, share, seed)
         precision = backend.choose_precision(precision)
-        record = _new_record(chosen, data, *map(len, rows), seed=seed, share=share, precision=precision)
+        record = _new_record(chosen, data, rows, seed=seed, share=share, precision=precision)
     else:
         record, chosen, data, rows = _begun(resume, data)
         seed, precision = record.seed or 0, record.precision or "float32"
@@ -133,12 +133,7 @@ def train_model(
 
 
 def train_variants(
-    recipe: str | Recipe,
-    data,
-    variants: Mapping[str, dict[str, Any]],
-    *,
-    seeds: Sequence[int] = (0, 1),
-    **settings,
+    recipe: str | Recipe, data, variants: Mapping[str, dict[str, Any]], *, seeds: Sequence[int] = (0, 1), **settings
 ) -> dict[str, list[Manifest]]:
     """Train variants of a recipe, each with several seeds, for a fair comparison.
 
@@ -191,10 +186,8 @@ def new_network(recipe: Recipe, data: Dataset, train_rows: np.ndarray):
     """An untrained network of the recipe for this data."""
     backbone, loaded = recipe.architecture in BACKBONES, data.x_train.shape[1]
     if backbone and data.groups is not None and loaded < recipe.size:
-        raise DatasetError(
-            f"The photos were loaded at {loaded} pixels, but {recipe.name} takes {recipe.size}: load them by "
-            f"load_dataset(folder, size={recipe.size}), or pass the folder itself."
-        )
+        found = f"The photos were loaded at {loaded} pixels, but {recipe.name} takes {recipe.size}:"
+        raise DatasetError(f"{found} load them by load_dataset(folder, size={recipe.size}), or pass the folder itself.")
     shape = (recipe.size, recipe.size, 3) if backbone else data.x_train.shape[1:]
     network = build_model(recipe.architecture, input_shape=shape, num_classes=len(data.class_names))
     if not backbone:
@@ -202,15 +195,12 @@ def new_network(recipe: Recipe, data: Dataset, train_rows: np.ndarray):
     return network
 
 
-def _new_record(
-    recipe: Recipe, data: Dataset, training_pictures: int, validation_pictures: int, **settings: Any
-) -> Manifest:
+def _new_record(recipe: Recipe, data: Dataset, rows: tuple[np.ndarray, np.ndarray], **settings: Any) -> Manifest:
     """What a manifest records before the training begins."""
-    counts = {"training_pictures": training_pictures, "validation_pictures": validation_pictures}
     return Manifest(
         created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         recipe=recipe,
-        dataset=DataRecord(data.name, data.source, data.fingerprint, data.folder, **counts),
+        dataset=DataRecord(data.name, data.source, data.fingerprint, data.folder, *map(len, rows)),
         versions=provenance.describe_versions(),
         commit=provenance.source_commit(),
         machine=provenance.describe_machine(),
@@ -238,9 +228,8 @@ def _begun(run: str, data) -> tuple[Manifest, Recipe, Dataset, tuple[np.ndarray,
     rows, before = split_rows(data, recipe, record.share, record.seed or 0), record.dataset
     counts = before.training_pictures, before.validation_pictures
     if data.fingerprint != before.fingerprint or tuple(map(len, rows)) != counts:
-        raise ModelFileError(
-            f"The run {record.run} was trained on other pictures than those of {data.source}: pass its data."
-        )
+        other = f"The run {record.run} was trained on other pictures than those of {data.source}"
+        raise ModelFileError(f"{other}: pass its data.")
     return replace(record, temperatures=(), metrics={}, sha256=None), recipe, data, rows
 
 

@@ -76,9 +76,8 @@ def prepare_job(
     total = len(variants) * len(rows) + len(held)
     activations = _Activations(keras.Model(network.inputs, cut), lambda done: report(done / total))
     trained, labels = activations.compute(pictures, rows, variants), labels[rows]
-    fit_last_layer(
-        network, predict_probabilities(keras.Model(cut, network.get_layer(FEATURES).output), trained[0]), labels
-    )
+    features = predict_probabilities(keras.Model(cut, network.get_layer(FEATURES).output), trained[0])
+    fit_last_layer(network, features, labels)
     seen = activations.compute(held, np.arange(len(held)), [Variations()])[0]
     return Job(keras.Model(cut, network.output), Batches(trained, labels, **options), (seen, truth))
 

@@ -1,6 +1,7 @@
 """The watch over a training: it keeps history and best weights, shows progress, and stops on request."""
 
 import contextlib
+import functools
 import signal
 import threading
 import time
@@ -76,7 +77,8 @@ class Watch:
         """Some batches are done: `done` is a share of the epoch, `work_done` a share of the whole training's work."""
         self.check_stop()
         self._first_steps = self._first_steps or time.monotonic()
-        self._progress.update(f"epoch {self._epoch + 1}/{self.epochs}  {done:4.0%}" + self._time_left(work_done))
+        left = _time_left(self._first_steps, work_done)
+        self._progress.update(f"epoch {self._epoch + 1}/{self.epochs}  {done:4.0%}{left}")
 
     def on_epoch_end(self, numbers: Sequence[float], weights: list[np.ndarray], work_done: float) -> None:
         """An epoch is finished, with a number for each of `HISTORY_KEYS`."""
@@ -88,9 +90,8 @@ class Watch:
         self.weights = self.best_weights if self._patience else weights
         shown = "  ".join(f"{key} {self.history[key][-1]:.3f}" for key in HISTORY_KEYS)
         width, took = len(str(self.epochs)), time.monotonic() - self._epoch_began
-        self._progress.log(
-            f"epoch {self._epoch + 1:{width}d}/{self.epochs}  {shown}  {took:.1f} s" + self._time_left(work_done)
-        )
+        left = _time_left(self._first_steps, work_done)
+        self._progress.log(f"epoch {self._epoch + 1:{width}d}/{self.epochs}  {shown}  {took:.1f} s{left}")
         for listener in self._listeners:
             listener({key: list(values) for key, values in self.history.items()})
 
@@ -113,28 +114,21 @@ class Watch:
     @contextlib.contextmanager
     def obeying_signals(self) -> Iterator[None]:
         """In the main thread, Ctrl-C and SIGTERM end the training after the current step; a second one acts at once."""
-        before: dict[int, Any] = {}
 
-        def stop(number: int, _frame) -> None:
+        def stop(before: Any, number: int, _frame) -> None:
             self._signalled.set()
-            signal.signal(number, before[number])
+            signal.signal(number, before)
 
-        if threading.current_thread() is threading.main_thread():
-            both = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-            before |= {number: handler for number, handler in both.items() if handler is not None}
-        try:
-            for number in before:
-                signal.signal(number, stop)
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        with contextlib.ExitStack() as at_the_end:
+            for number in (signal.SIGINT, signal.SIGTERM) if in_main_thread else ():
+                if (before := signal.getsignal(number)) is not None:
+                    at_the_end.callback(signal.signal, number, before)
+                    signal.signal(number, functools.partial(stop, before))
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _time_left(self, work_done: float) -> str:
-        return "" if self._first_steps is None else _time_left(self._first_steps, work_done)
 
 
-def _time_left(began: float, done: float) -> str:
+def _time_left(began: float | None, done: float) -> str:
     """Time left of work of which this share is done; empty if that is not known yet."""
-    taken = time.monotonic() - began
+    taken = 0.0 if began is None else time.monotonic() - began
     return f"  {format_seconds(taken / done - taken)} left" if taken > 2 and 0 < done < 1 else ""

@@ -15,7 +15,7 @@ import numpy as np
 from imgclassify.atomic import replacing
 from imgclassify.data.dataset import Dataset, DatasetError, named_parts
 from imgclassify.data.duplicates import group_rows
-from imgclassify.data.folders import read_folder
+from imgclassify.data.folders import read_folder, subfolders
 from imgclassify.data.images import IMAGE_SUFFIXES, ImageError
 from imgclassify.data.photos import Photo, PhotoCache, Pictures, read_photos
 from imgclassify.progress import Progress
@@ -50,9 +50,9 @@ class Album:
         self.problems: list[str] = []
         with _writing(folder), Progress() as progress:
             folder.mkdir(parents=True, exist_ok=True)
-            for place in _folders_in(folder):
-                found = read_photos(_files_in(place), self.cache, progress)
-                self.photos[place.name] = [each for each in found if isinstance(each, Photo)]
+            for name in subfolders(folder):
+                found = read_photos(_files_in(folder / name), self.cache, progress)
+                self.photos[name] = [each for each in found if isinstance(each, Photo)]
                 self.problems += [str(each) for each in found if isinstance(each, ImageError)]
 
     def __len__(self) -> int:
@@ -129,8 +129,8 @@ class Album:
         before, names, lost = len(self), {name.casefold(): name for name in self.photos}, 0
         if folder.is_dir() and (files := _files_in(folder)):
             pairs = [(folder.name, path) for path in files]
-        elif folder.is_dir() and len(inside := _folders_in(folder)) == 1:
-            return self.add_folder(inside[0], progress=progress)
+        elif folder.is_dir() and len(inside := subfolders(folder)) == 1:
+            return self.add_folder(folder / inside[0], progress=progress)
         else:
             found = read_folder(folder, self.cache, progress=progress)
             pairs = [(found.class_names[i], each.path) for i, each in zip(found.labels, found.photos, strict=True)]
@@ -213,10 +213,6 @@ def _check_name(name: str) -> None:
     if _FORBIDDEN.search(name):
         accepted = 'at most 80 characters, none of / \\ : * ? " < > |, no dot at either end, and no __ at the beginning'
         raise DatasetError(f"{name} cannot be a name here: {accepted}.")
-
-
-def _folders_in(folder: Path) -> list[Path]:
-    return sorted(each for each in folder.iterdir() if each.is_dir() and not each.name.startswith((".", "__")))
 
 
 def _files_in(folder: Path) -> list[str]:

@@ -85,9 +85,16 @@ def styled(*children: ipywidgets.Widget) -> list[ipywidgets.Widget]:
     return [ipywidgets.HTML(display.style_sheet(), layout={"display": "none"}), *children]
 
 
-def row(*children: ipywidgets.Widget) -> ipywidgets.HBox:
-    """Widgets side by side, which wrap on a narrow page."""
-    return ipywidgets.HBox(children, layout={"flex_flow": "row wrap", "max_width": "100%"})
+def button(text: str, press: Callable, **options) -> ipywidgets.Button:
+    """A button, and what it calls when it is pressed."""
+    made = ipywidgets.Button(description=text, **options)
+    made.on_click(press)
+    return made
+
+
+def row(*children: ipywidgets.Widget, **layout: str) -> ipywidgets.HBox:
+    """Widgets side by side, which wrap on a narrow page; `display="none"` hides them for now."""
+    return ipywidgets.HBox(children, layout={"flex_flow": "row wrap", "max_width": "100%", **layout})
 
 
 def discard(*widgets: ipywidgets.Widget) -> None:

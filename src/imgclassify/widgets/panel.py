@@ -19,7 +19,7 @@ from imgclassify.runs.records import compare_runs, delete_run, list_runs
 from imgclassify.training.train import train_model, unfinished_run
 from imgclassify.training.watch import History
 from imgclassify.visualization import plot_history, plot_runs
-from imgclassify.widgets.handlers import Worker, guarded, row, styled
+from imgclassify.widgets.handlers import Worker, button, guarded, row, styled
 
 STOPPING = "Stopping ..."
 _PANEL_SETTINGS = ("epochs", "batch_size", "learning_rate", "augmentation")  # of the recipe
@@ -51,36 +51,31 @@ class TrainingPanel(ipywidgets.VBox):
         self.model: Classifier | None = None
         self.history: History = {}
         wide = {"style": {"description_width": "95px"}, "layout": {"width": "250px", "max_width": "100%"}}
-        baseline = RECIPES["baseline"]
-        self.recipe = ipywidgets.Dropdown(options=list(RECIPES), value=baseline.name, description="Recipe", **wide)
+        self.recipe = ipywidgets.Dropdown(options=list(RECIPES), description="Recipe", **wide)
         # No bounds: a value out of range is reported when the training starts, not changed silently.
-        self.epochs = ipywidgets.IntText(baseline.epochs, description="Epochs", **wide)
-        self.batch_size = ipywidgets.IntText(baseline.batch_size, description="Batch size", **wide)
-        rate, augmentation = baseline.learning_rate, baseline.augmentation
-        self.learning_rate = ipywidgets.FloatText(rate, step=1e-4, description="Learning rate", **wide)
-        kinds = {"options": AUGMENTATIONS, "value": augmentation}
-        self.augmentation = ipywidgets.Dropdown(**kinds, description="Augmentation", **wide)
-        self.seed = ipywidgets.IntText(0, description="Seed", **wide)
+        self.epochs = ipywidgets.IntText(description="Epochs", **wide)
+        self.batch_size = ipywidgets.IntText(description="Batch size", **wide)
+        self.learning_rate = ipywidgets.FloatText(step=1e-4, description="Learning rate", **wide)
+        self.augmentation = ipywidgets.Dropdown(options=AUGMENTATIONS, description="Augmentation", **wide)
+        self._on_recipe({"new": self.recipe.value})  # sets these four
+        self.seed = ipywidgets.IntText(description="Seed", **wide)
         self.share = ipywidgets.FloatSlider(
             1.0, min=0.05, max=1, step=0.05, description="Share of data", readout_format=".0%", **wide
         )
-        self.start = ipywidgets.Button(description="Start", button_style="primary", icon="play")
-        self.stop = ipywidgets.Button(description="Stop", icon="stop", disabled=True)
+        self.start = button("Start", self._on_start, button_style="primary", icon="play")
+        self.stop = button("Stop", self._on_stop, icon="stop", disabled=True)
         self.status, self.message, self.table = ipywidgets.HTML("Ready."), ipywidgets.HTML(), ipywidgets.HTML()
         hidden = {"width": "810px", "max_width": "100%", "margin": "0", "display": "none"}
         self.curves, self.overlay = (ipywidgets.Image(format="png", layout=hidden) for _ in range(2))
         whole = {"width": "420px", "max_width": "100%", "margin": "0"}
         self.runs = ipywidgets.SelectMultiple(options=[], rows=5, layout=whole)
-        self.compare = ipywidgets.Button(description="Compare", tooltip="The chosen runs, or all of them")
-        self.resume = ipywidgets.Button(description="Resume", tooltip="Go on with the chosen run, if it is unfinished")
-        self.delete = ipywidgets.Button(description="Delete...", tooltip="Delete the chosen runs, after asking")
-        self.confirm = ipywidgets.Button(description="Yes, delete", button_style="danger")
-        self.keep = ipywidgets.Button(description="Keep")
+        self.compare = button("Compare", self._on_compare, tooltip="The chosen runs, or all of them")
+        self.resume = button("Resume", self._on_resume, tooltip="Go on with the chosen run, if it is unfinished")
+        self.delete = button("Delete...", self._on_delete, tooltip="Delete the chosen runs, after asking")
+        self.confirm = button("Yes, delete", self._on_confirm, button_style="danger")
+        self.keep = button("Keep", lambda _: self._asking.layout.set_trait("display", "none"))
         self._question = ipywidgets.HTML()
-        self._asking = row(self._question, self.confirm, self.keep)
-        self._asking.layout.display = "none"
-        for name in ("start", "stop", "compare", "resume", "delete", "confirm", "keep"):
-            getattr(self, name).on_click(getattr(self, f"_on_{name}"))
+        self._asking = row(self._question, self.confirm, self.keep, display="none")
         self.recipe.observe(self._on_recipe, names="value")
         settings = (getattr(self, name) for name in ("recipe", *_PANEL_SETTINGS, "seed", "share"))
         above = (row(*settings), row(self.start, self.stop), self.status, self.message, self.curves)
@@ -92,9 +87,8 @@ class TrainingPanel(ipywidgets.VBox):
 
     @guarded
     def _on_start(self, _button) -> None:
-        self._begin(
-            self.recipe.value, {name: getattr(self, name).value for name in (*_PANEL_SETTINGS, "seed", "share")}
-        )
+        settings = {name: getattr(self, name).value for name in (*_PANEL_SETTINGS, "seed", "share")}
+        self._begin(self.recipe.value, settings)
 
     @guarded
     def _on_resume(self, _button) -> None:
@@ -182,9 +176,6 @@ class TrainingPanel(ipywidgets.VBox):
         finally:
             self._list_runs()
 
-    def _on_keep(self, _button) -> None:
-        self._asking.layout.display = "none"
-
     def _list_runs(self) -> None:
         """List the runs; the chosen ones stay chosen."""
         chosen, names = self.runs.value, [run.name for run in list_runs()]
@@ -194,8 +185,8 @@ class TrainingPanel(ipywidgets.VBox):
         self.overlay.layout.display = "none"
 
     def _busy(self, busy: bool) -> None:
-        for button in (self.start, self.resume, self.delete, self.confirm):
-            button.disabled = busy
+        for each in (self.start, self.resume, self.delete, self.confirm):
+            each.disabled = busy
         self.stop.disabled = not busy
 
 

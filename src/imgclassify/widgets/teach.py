@@ -26,7 +26,7 @@ from imgclassify.widgets.camera import CameraClassifier
 from imgclassify.widgets.cards import PhotoCard
 from imgclassify.widgets.dropzone import DropZone
 from imgclassify.widgets.gallery import Gallery
-from imgclassify.widgets.handlers import Worker, discard, guarded, on_enter, row, styled
+from imgclassify.widgets.handlers import Worker, button, discard, guarded, on_enter, row, styled
 from imgclassify.widgets.panel import STOPPING, StatusProgress
 
 _CERTAIN = 0.6  # photos whose class is as probable as this are not shown as weak
@@ -82,9 +82,9 @@ class TeachBox(ipywidgets.VBox):
         self.path = ipywidgets.Text(description="Folder", placeholder="a path on this computer", **_FIELD)
         on_enter(self.new_class, self._on_add)
         on_enter(self.path, self._on_load)
-        self.add, self.load = _button("Add class", self._on_add), _button("Add its photos", self._on_load)
-        self.save, self.stop = _button("Save all photos there", self._on_save), _button("Stop", self._on_stop)
-        self.train = _button("Train", self._on_train, "primary")
+        self.add, self.load = button("Add class", self._on_add), button("Add its photos", self._on_load)
+        self.save, self.stop = button("Save all photos there", self._on_save), button("Stop", self._on_stop)
+        self.train = button("Train", lambda _: self._begin(self._learn, self.status), button_style="primary")
         self._classes, self.tried = ipywidgets.Box(), ipywidgets.VBox()
         self._classes.add_class("classes")
         self.camera = CameraClassifier(on_frame=self._on_frame)
@@ -194,9 +194,6 @@ class TeachBox(ipywidgets.VBox):
         folder = _typed(self.path)
         self._begin(lambda progress: self.album.save(folder), self.message)
 
-    def _on_train(self, _button) -> None:
-        self._begin(self._learn, self.status)
-
     def _on_stop(self, _button) -> None:
         self._shown.value = STOPPING
         self._stop.set()
@@ -277,7 +274,7 @@ class TriedCard(PhotoCard):
         super().__init__(model, name, content)
         self._add = add
         self.label = ipywidgets.Dropdown(description="Class", **_FIELD)
-        self.teach = _button("Add to this class", self._on_teach)
+        self.teach = button("Add to this class", self._on_teach)
         self.children = [self.crop, self.answer, row(self.label, self.teach), self.message]
 
     def offer(self, names: list[str]) -> None:
@@ -309,11 +306,11 @@ class ClassCard(ipywidgets.VBox):
         self._album, self.name, self._on_change = album, name, on_change
         self.title = ipywidgets.Text(value=name, tooltip="Name of the class", continuous_update=False)
         self.title.observe(self._on_title, names="value")
-        self.delete, self.keep = _button("Delete...", self._on_delete), _button("Keep", self._on_keep)
-        self.confirm = _button("", self._on_confirm, "danger")
+        self.delete = button("Delete...", self._on_delete)
+        self.confirm = button("", self._on_confirm, button_style="danger")
+        self.keep = button("Keep", lambda _: self._asking.layout.set_trait("display", "none"))
         self._count, self.message = ipywidgets.HTML(), ipywidgets.HTML()
-        self._asking = row(self.confirm, self.keep)
-        self._asking.layout.display = "none"
+        self._asking = row(self.confirm, self.keep, display="none")
         self.upload = DropZone(self._on_photo, label=f"Drop photos of {name}", folder=True)
         self.gallery = Gallery(self._photos, album.cache, name, self._on_remove)
         head = row(self.title, self._count, self.delete)
@@ -359,15 +356,6 @@ class ClassCard(ipywidgets.VBox):
     def _on_confirm(self, _button) -> None:
         self._album.delete_class(self.name)
         self._on_change()
-
-    def _on_keep(self, _button) -> None:
-        self._asking.layout.display = "none"
-
-
-def _button(text: str, press: Callable, style: str = "") -> ipywidgets.Button:
-    made = ipywidgets.Button(description=text, button_style=style)
-    made.on_click(press)
-    return made
 
 
 def _heading(text: str, hint: str = "") -> ipywidgets.HTML:

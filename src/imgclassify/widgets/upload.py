@@ -19,7 +19,7 @@ from imgclassify.runs.manifest import ModelFileError, read_manifest
 from imgclassify.runs.names import IMAGENET, list_models, photo_model, short_name
 from imgclassify.widgets.cards import PhotoCard, ProblemCard, results_csv
 from imgclassify.widgets.dropzone import DropZone
-from imgclassify.widgets.handlers import discard, explain, guarded, known_classes, on_enter, row, styled
+from imgclassify.widgets.handlers import button, discard, explain, guarded, known_classes, on_enter, row, styled
 
 _GIVEN = "given"  # not None, which a Dropdown may show as no choice
 _KEPT, _KEPT_BYTES = 200, 2 * MAX_BYTES  # photos that are shown and kept in memory for moves of their squares
@@ -61,8 +61,7 @@ class UploadClassifier(ipywidgets.VBox):
         if path_box:
             self.path = ipywidgets.Text(placeholder="path of a picture on this computer", layout=wide)
             on_enter(self.path, self._on_path)
-            self.open_path = ipywidgets.Button(description="Classify file", layout={"width": "170px"})
-            self.open_path.on_click(self._on_path)
+            self.open_path = button("Classify file", self._on_path, layout={"width": "170px"})
             rows.append(row(self.open_path, self.path))
         self.examples: list[ipywidgets.Button] = []
         if pictures := example_pictures():
@@ -111,8 +110,8 @@ class UploadClassifier(ipywidgets.VBox):
 
     def _offer_table(self) -> None:
         content = base64.b64encode(results_csv(self.output.children).encode("utf-8-sig")).decode()
-        button = 'class="jupyter-button widget-button" download="predictions.csv"'
-        self.table.value = f'<a {button} href="data:text/csv;base64,{content}">Download table (CSV)</a>'
+        link = 'class="jupyter-button widget-button" download="predictions.csv"'
+        self.table.value = f'<a {link} href="data:text/csv;base64,{content}">Download table (CSV)</a>'
 
     @guarded
     def _on_path(self, _event) -> None:
@@ -134,12 +133,11 @@ class UploadClassifier(ipywidgets.VBox):
                 card.use(self._model)
 
     def _example(self, name: str, picture: Picture) -> ipywidgets.VBox:
-        button = ipywidgets.Button(description=name, tooltip=f"Classify the example: {name}", layout={"width": "112px"})
-        button.on_click(lambda _: self.classify([(name, picture)]))
-        self.examples.append(button)
+        about = {"tooltip": f"Classify the example: {name}", "layout": {"width": "112px"}}
+        self.examples.append(button(name, lambda _: self.classify([(name, picture)]), **about))
         small = display.thumbnail(decode_image(picture), 104)
         image = ipywidgets.Image(value=small, format="jpeg", width=104, height=104)
-        return ipywidgets.VBox([image, button], layout={"align_items": "center"})
+        return ipywidgets.VBox([image, self.examples[-1]], layout={"align_items": "center"})
 
 
 def _choices(given: Classifier) -> dict:
