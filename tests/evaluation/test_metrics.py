@@ -2,9 +2,10 @@ import html.parser
 
 import numpy as np
 import pytest
+from sklearn.metrics import balanced_accuracy_score, precision_recall_fscore_support
 
 from imgclassify import backend, evaluate_model
-from imgclassify.evaluation.metrics import BINS, Evaluation, recorded_metrics, wilson_interval
+from imgclassify.evaluation.metrics import BINS, Evaluation, _squared_error, recorded_metrics, wilson_interval
 from imgclassify.models.inference import predict_probabilities
 
 NAMES = ("cat", "dog", "ox")
@@ -54,6 +55,79 @@ def test_a_case_computed_by_hand(hand_computed):
     assert hand_computed.per_class == {"cat": 1.0, "dog": 0.5, "ox": 0.5}
     assert hand_computed.most_confused() == [("dog", "ox", 1), ("ox", "cat", 1)]
     assert hand_computed.source == "a farm"
+
+
+def test_scores_by_class_computed_by_hand(hand_computed):
+    """The confusion matrix is [[1, 0, 0], [0, 1, 1], [1, 0, 1]]."""
+    cat, dog, ox = hand_computed.by_class.values()
+    assert (cat.pictures, dog.pictures, ox.pictures) == (1, 2, 2)
+    assert [each.precision.value for each in (cat, dog, ox)] == [0.5, 1, 0.5]
+    assert [each.recall.value for each in (cat, dog, ox)] == [1, 0.5, 0.5]
+    assert [each.f1.value for each in (cat, dog, ox)] == pytest.approx([2 / 3, 2 / 3, 0.5])
+    assert dog.recall == cat.precision == (0.5, *wilson_interval(1, 2))
+    assert hand_computed.balanced_accuracy == pytest.approx(2 / 3)
+
+
+def test_scores_by_class_are_scikit_learns_and_lie_in_their_intervals():
+    chance = np.random.default_rng(0)
+    labels, probabilities = chance.integers(0, 4, 300), chance.dirichlet(np.ones(4), 300).astype(np.float32)
+    evaluation = Evaluation(probabilities, labels, tuple("abcd"))
+    expected = precision_recall_fscore_support(labels, evaluation.predicted)
+    for row, scores in enumerate(evaluation.by_class.values()):
+        shares = scores.precision, scores.recall, scores.f1
+        assert [*(each.value for each in shares), scores.pictures] == pytest.approx([each[row] for each in expected])
+        assert all(0 < each.low < each.value < each.high < 1 for each in shares)
+    assert evaluation.balanced_accuracy == pytest.approx(balanced_accuracy_score(labels, evaluation.predicted))
+
+
+def test_the_interval_of_f1_covers_as_often_as_it_says():
+    """F1 of a class is 0.6 here; the bounds come from many draws of 200 pictures."""
+    chance, covered = np.random.default_rng(1), 0
+    for _ in range(200):
+        true, said = chance.multinomial(200, [0.3, 0.2, 0.2, 0.3]), ((1, 1), (1, 0), (0, 1), (0, 0))
+        labels, predicted = (np.repeat([pair[i] for pair in said], true) for i in (0, 1))
+        evaluation = Evaluation(np.eye(2, dtype=np.float32)[predicted], labels, ("no", "yes"))
+        f1 = evaluation.by_class["yes"].f1
+        covered += f1.low <= 0.6 <= f1.high
+    assert 180 <= covered <= 198
+
+
+def test_a_class_without_pictures_has_no_scores():
+    nothing = Evaluation(np.eye(3, dtype=np.float32)[[0, 1]], np.array([0, 1]), NAMES).by_class["ox"]
+    assert nothing.pictures == 0
+    assert np.isnan([*nothing.precision, *nothing.recall, *nothing.f1]).all()
+
+
+def calibrated_evaluation(count: int, *, shift: float = 0, seed: int = 0) -> Evaluation:
+    """Two classes; the answers are right as often as they say, less `shift`."""
+    chance = np.random.default_rng(seed)
+    sure = chance.uniform(0.6, 1, count)
+    labels = (chance.random(count) >= sure - shift).astype(np.int64)
+    return Evaluation(np.stack([sure, 1 - sure], axis=1).astype(np.float32), labels, ("right", "wrong"))
+
+
+def test_the_corrected_calibration_error_is_zero_on_average_where_calibration_is_perfect():
+    perfect = [calibrated_evaluation(400, seed=seed) for seed in range(20)]
+    plain = [each.calibration_error for each in perfect]
+    squares = [_squared_error(each.confidence, each.correct) for each in perfect]
+    assert min(plain) > 0.015  # chance alone
+    assert abs(np.mean(squares)) < 0.0005
+
+
+def test_the_corrected_calibration_error_finds_a_wrong_one_and_its_interval_covers_it():
+    covered = []
+    for seed in range(10):
+        value, low, high = calibrated_evaluation(1000, shift=0.1, seed=seed).corrected_calibration_error
+        assert 0 <= low < value < high < 0.2
+        assert value > 0.05
+        covered.append(low < 0.1 < high)
+    assert sum(covered) >= 8
+
+
+def test_coverage_begins_with_the_surest_answers(hand_computed):
+    accuracy, share = hand_computed.coverage()
+    assert share == pytest.approx([0.2, 0.4, 0.6, 0.8, 1])
+    assert accuracy == pytest.approx([1, 1, 2 / 3, 3 / 4, 3 / 5])
 
 
 def test_the_confusion_matrix_counts_every_picture_once(hand_computed):
@@ -137,9 +211,10 @@ def test_the_interval_is_wilsons(right, count, low, high):
 
 
 def test_the_text_has_the_accuracy_its_interval_the_data_and_every_class(hand_computed):
-    first, *classes = str(hand_computed).splitlines()
+    first, head, *classes = str(hand_computed).splitlines()
     assert first == "accuracy 60.00% (95 % interval 23.07% to 88.24%), loss 0.655, on 5 pictures of a farm"
-    assert [line.split() for line in classes] == [["cat", "100.0%"], ["dog", "50.0%"], ["ox", "50.0%"]]
+    assert head.split() == ["recall", "precision", "F1"]
+    assert [line.split()[:2] for line in classes] == [["cat", "100.0%"], ["dog", "50.0%"], ["ox", "50.0%"]]
     assert repr(hand_computed) == str(hand_computed)
 
 

@@ -220,6 +220,21 @@ def test_a_comparison_reads_as_text_and_as_html_with_escaped_names(record):
         assert f"&lt;{name}&gt;" in page
 
 
+def test_a_comparison_says_what_the_runs_were_computed_with_differently(record):
+    """An older record, which lacks what is recorded today, is no difference."""
+    machine = {"processor": "p", "cores": 2, "threads": "2 operations of 1", "flags": []}
+    record("20260101-000000-a", machine=machine, versions={"tensorflow": "2.21.0"})
+    record("20260102-000000-b", machine=machine, versions={"tensorflow": "2.21.0"})
+    assert compare_runs().notes == ()
+    record("20260103-000000-c", machine=machine | {"threads": "4 operations of 1", "flags": ["XLA_FLAGS=x"]})
+    assert compare_runs("c", "a").notes == (
+        "The runs also differ in threads, flags, which can change their results; see their manifests.",
+    )
+    assert compare_runs("c").notes == ()
+    assert "also differ in threads" in str(compare_runs())
+    assert "also differ in threads" in compare_runs()._repr_html_()
+
+
 def test_comparing_an_unknown_run_is_an_error():
     with pytest.raises(ValueError, match='no run "nonesuch": there are no runs yet'):
         compare_runs("nonesuch")

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -9,7 +11,8 @@ from imgclassify import visualization as v
 from imgclassify.classifier import Classifier, Prediction, predict_image
 from imgclassify.data.check import DataReport
 from imgclassify.data.images import ImageError
-from imgclassify.evaluation.metrics import BINS, Evaluation, evaluate_model
+from imgclassify.evaluation.comparison import ModelComparison
+from imgclassify.evaluation.metrics import BINS, Evaluation, evaluate_model, wilson_interval
 from imgclassify.models.networks import build_model
 from imgclassify.runs.manifest import DataRecord, Manifest
 from imgclassify.runs.records import Run
@@ -75,15 +78,17 @@ def texts(figure: Figure) -> str:
 
 def test_every_figure_is_on_white_whatever_the_notebooks_settings(tiny, tiny_model, pictures, evaluation, a_run):
     prediction = predict_image(tiny_model, tiny.x_test[0])
-    with plt.rc_context({"figure.facecolor": "none"}):
+    with plt.rc_context({"figure.facecolor": "none", "figure.max_open_warning": 0}):
         figures = {
             "plot_augmentations": v.plot_augmentations(tiny, variants=1),
             "plot_channels": v.plot_channels(tiny),
-            "plot_class_accuracy": v.plot_class_accuracy(evaluation),
             "plot_class_counts": v.plot_class_counts(tiny),
             "plot_class_samples": v.plot_class_samples(tiny, count=2),
+            "plot_class_scores": v.plot_class_scores(evaluation),
             "plot_confidence": v.plot_confidence(evaluation),
+            "plot_confused": v.plot_confused(pictures, evaluation),
             "plot_confusion_matrix": v.plot_confusion_matrix(evaluation),
+            "plot_coverage": v.plot_coverage({"a model": evaluation}),
             "plot_data_check": v.plot_data_check(DataReport("pets", {"cat": {"train": 3}}, ((1, 1),) * 3, (), (), ())),
             "plot_history": v.plot_history(HISTORY),
             "plot_learning_curve": v.plot_learning_curve({1000: [0.5]}),
@@ -94,9 +99,11 @@ def test_every_figure_is_on_white_whatever_the_notebooks_settings(tiny, tiny_mod
             "plot_pairs": v.plot_pairs([(pictures[0], pictures[1], "one")]),
             "plot_prediction": v.plot_prediction(prediction),
             "plot_reliability": v.plot_reliability(evaluation),
+            "plot_right_answers": v.plot_right_answers(pictures, evaluation),
             "plot_runs": v.plot_runs([a_run("a")]),
             "plot_samples": v.plot_samples(pictures),
             "plot_spread": v.plot_spread({"as it is": [0.5]}),
+            "plot_won_and_lost": v.plot_won_and_lost(pictures, comparison(evaluation)),
         }
         given = [v.plot_history(HISTORY, figure=Figure()), v.plot_runs([a_run("a")], figure=Figure())]
     assert sorted(figures) == sorted(v.__all__)
@@ -305,13 +312,40 @@ def test_the_confusion_matrix_has_named_axes_and_every_count(evaluation):
     assert colors.get_ylabel() == "share of the true class"
 
 
-def test_class_accuracy_is_sorted_and_leaves_out_classes_without_pictures():
+def test_class_scores_are_sorted_by_f1_with_intervals_and_leave_out_classes_without_pictures():
     predicted = np.eye(4, dtype=np.float32)[[0, 0, 1, 2]]
     evaluation = Evaluation(predicted, np.array([0, 1, 1, 2]), ("a", "b", "c", "d"), "made up")
-    (axes,) = drawn(v.plot_class_accuracy(evaluation)).axes
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "c", "b"]
-    assert [bar.get_width() for bar in axes.patches] == [1, 1, 0.5]
-    assert axes.get_xlabel() == "share classified correctly"
+    (axes,) = drawn(v.plot_class_scores(evaluation)).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["c", "a", "b"]
+    precision, recall, f1 = axes.containers
+    assert precision[0].get_xdata().tolist() == [1, 0.5, 1]
+    assert recall[0].get_xdata().tolist() == [1, 1, 0.5]
+    assert f1[0].get_xdata() == pytest.approx([1, 2 / 3, 2 / 3])
+    (bars,) = recall[2]
+    ends = [bar[:, 0].tolist() for bar in bars.get_segments()]
+    assert ends == [pytest.approx(wilson_interval(*each)) for each in ((1, 1), (1, 1), (1, 2))]
+
+
+def test_a_class_that_is_never_said_has_its_recall_shown():
+    evaluation = Evaluation(np.eye(2, dtype=np.float32)[[0, 0]], np.array([0, 1]), ("a", "b"))
+    (axes,) = drawn(v.plot_class_scores(evaluation)).axes
+    assert axes.containers[1][0].get_xdata().tolist() == [1, 0]
+
+
+def test_the_coverage_plot_ends_with_the_accuracy_on_all_pictures(evaluation):
+    (axes,) = drawn(v.plot_coverage({"a model": evaluation})).axes
+    (line,) = axes.lines
+    assert line.get_xdata()[-1] == 1
+    assert line.get_ydata()[-1] == evaluation.accuracy
+    assert axes.get_legend().get_texts()[0].get_text() == "a model: 60.0% of all"
+
+
+@pytest.mark.parametrize(("shares", "shown"), [(False, "1"), (True, "50%")])
+def test_the_confusion_matrix_shows_counts_or_shares(evaluation, shares, shown):
+    figure = drawn(v.plot_confusion_matrix(evaluation, shares=shares))
+    written = [text.get_text() for text in figure.axes[0].texts]
+    assert len(written) == 9
+    assert written[4] == shown  # dogs said to be dogs: one of two
 
 
 def test_the_confidence_plot_counts_right_and_wrong_predictions(evaluation):
@@ -334,23 +368,59 @@ def test_the_reliability_diagram_has_each_filled_range_and_counts_all_pictures(e
     assert f"{evaluation.calibration_error:.3f}, a farm" in texts(figure)
 
 
-def test_mistakes_are_shown_most_confident_first(pictures, evaluation):
+def titles(figure: Figure) -> list[str]:
+    return [axes.get_title() for axes in figure.axes]
+
+
+def test_mistakes_are_shown_with_truth_loss_and_three_answers_the_highest_loss_first(pictures, evaluation):
     figure = drawn(v.plot_mistakes(pictures, evaluation))
-    assert [axes.get_title() for axes in figure.axes] == ["cat 80.0%\ntrue: ox", "ox 60.0%\ntrue: dog"]
+    ox = "true: ox\nloss 2.3\ncat 80.0%\ndog 10.0%\nox 10.0%"
+    assert titles(figure)[:2] == [ox, "true: dog\nloss 1.2\nox 60.0%\ndog 30.0%\ncat 10.0%"]
     assert np.array_equal(figure.axes[0].images[0].get_array(), pictures[4])
-    assert len(v.plot_mistakes(pictures, evaluation, count=1).axes) == 1
+    shown = v.plot_mistakes(pictures, evaluation, count=1)
+    assert sum(bool(axes.images) for axes in shown.axes) == 1
 
 
-def test_a_mistake_that_is_almost_certain_is_not_rounded_to_certain(pictures):
+def test_right_answers_are_shown_surest_first_and_least_sure_below(pictures, evaluation):
+    figure = drawn(v.plot_right_answers(pictures, evaluation, count=2))
+    assert titles(figure) == ["ox 90.0%", "cat 70.0%", "dog 50.0%", "cat 70.0%"]
+    assert np.array_equal(figure.axes[2].images[0].get_array(), pictures[2])
+
+
+def test_confused_classes_are_shown_with_their_pictures_in_rows(pictures, evaluation):
+    figure = drawn(v.plot_confused(pictures, evaluation))
+    assert titles(figure) == ["1 dog as ox", "1 ox as cat"]
+    shown = [axes.images[0].get_array() for axes in figure.axes]
+    assert np.array_equal(shown, pictures[[1, 4]])
+
+
+def comparison(evaluation: Evaluation) -> ModelComparison:
+    """With a model that knows the dog and takes the cat for an ox."""
+    probabilities = evaluation.probabilities.copy()
+    probabilities[0], probabilities[1] = (0.1, 0.2, 0.7), (0.1, 0.8, 0.1)
+    return ModelComparison(("old", "new"), (evaluation, replace(evaluation, probabilities=probabilities)))
+
+
+def test_pictures_that_a_model_wins_are_above_those_that_it_loses(pictures, evaluation):
+    figure = drawn(v.plot_won_and_lost(pictures, comparison(evaluation)))
+    assert titles(figure) == ["dog\nnot ox", "cat\nnot ox"]
+    assert figure.get_suptitle() == "Above: only new is right. Below: only old is"
+    assert np.array_equal([axes.images[0].get_array() for axes in figure.axes], pictures[[1, 0]])
+
+
+def test_an_answer_that_is_almost_certain_is_not_rounded_to_certain(pictures):
     evaluation = Evaluation(np.array([[0.9996, 0.0004]], np.float32), np.array([1]), ("cat", "dog"))
-    (axes,) = v.plot_mistakes(pictures[:1], evaluation).axes
-    assert axes.get_title() == "cat >99.9%\ntrue: dog"
+    assert titles(v.plot_mistakes(pictures[:1], evaluation))[0] == "true: dog\nloss 7.8\ncat >99.9%\ndog 0.0%"
 
 
-def test_without_mistakes_there_is_no_figure_of_them(tiny, tiny_model):
+def test_what_has_no_pictures_has_no_figure(tiny, tiny_model):
     perfect = evaluate_model(tiny_model, tiny.x_test, tiny.y_test)
     assert perfect.accuracy == 1
     assert v.plot_mistakes(tiny.x_test, perfect) is None
+    assert v.plot_confused(tiny.x_test, perfect) is None
+    assert v.plot_won_and_lost(tiny.x_test, ModelComparison(("a", "b"), (perfect, perfect))) is None
+    wrong = replace(perfect, labels=(perfect.labels + 1) % 3)
+    assert v.plot_right_answers(tiny.x_test, wrong) is None
 
 
 # --- predictions -------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,6 +11,29 @@ from imgclassify.classifier import Classifier
 from imgclassify.data.dataset import class_numbers
 
 BINS = 15  # ranges of confidence, for calibration; as many as Guo et al. (2017) use
+_RESAMPLES = 500  # of the bootstrap
+
+
+class Estimate(NamedTuple):
+    """A measured value with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of_share(cls, hits: int, count: int) -> "Estimate":
+        """A share, 0 to 1, with its interval by Wilson (1927); NaN of nothing."""
+        return cls(hits / count, *wilson_interval(int(hits), int(count))) if count else cls(np.nan, np.nan, np.nan)
+
+
+class ClassScores(NamedTuple):
+    """How well one class is recognised."""
+
+    pictures: int  # that are of this class
+    precision: Estimate  # of the pictures said to be of this class, those that are
+    recall: Estimate  # of the pictures of this class, those said to be
+    f1: Estimate  # harmonic mean of precision and recall
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +62,7 @@ class Evaluation:
 
     @property
     def accuracy(self) -> float:
-        """Share of pictures classified correctly, 0 to 1."""
+        """Estimate of pictures classified correctly, 0 to 1."""
         return float(self.correct.mean())
 
     @property
@@ -47,10 +71,21 @@ class Evaluation:
         return wilson_interval(int(self.correct.sum()), len(self.labels))
 
     @property
-    def loss(self) -> float:
-        """Mean categorical cross-entropy in nats, probabilities clipped at 1e-7 as Keras does."""
+    def losses(self) -> np.ndarray:
+        """Cross-entropy of each picture in nats, float32 (N,), with probabilities clipped at 1e-7 as Keras does."""
         true = self.probabilities[np.arange(len(self.labels)), self.labels]
-        return float(-np.log(np.clip(true, 1e-7, 1)).mean())
+        return -np.log(np.clip(true, 1e-7, 1))
+
+    @property
+    def loss(self) -> float:
+        """Mean of `losses`."""
+        return float(self.losses.mean())
+
+    def describe(self, row: int, count: int = 1) -> list[str]:
+        """The most probable classes of a picture, each with its probability, as text."""
+        values = self.probabilities[row]
+        order = np.argsort(-values, kind="stable")[:count]
+        return [f"{self.class_names[i]} {values[i]:.1%}".replace("100.0%", ">99.9%") for i in order]
 
     def calibration(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Number of pictures, mean confidence and accuracy (NaN without any), in `BINS` equal ranges of confidence."""
@@ -67,6 +102,26 @@ class Evaluation:
         return float(np.where(counts, counts * np.abs(confidence - accuracy), 0).sum() / counts.sum())
 
     @property
+    def corrected_calibration_error(self) -> Estimate:
+        """Root mean square calibration error without the part that chance adds, and its 95 % interval; 0 to 1.
+
+        In `BINS` groups of equally many pictures, sorted by confidence, the variance of each group's accuracy is
+        subtracted (Kumar et al., "Verified Uncertainty Calibration", 2019). The interval is by the basic bootstrap.
+        """
+        chance, sure, right = np.random.default_rng(0), self.confidence.astype(np.float64), self.correct
+        value, drawn = _squared_error(sure, right), []
+        for _ in range(_RESAMPLES):
+            rows = chance.integers(0, len(sure), len(sure))
+            drawn.append(_squared_error(sure[rows], right[rows]))
+        high, low = 2 * value - np.quantile(drawn, (0.025, 0.975))
+        return Estimate(*np.sqrt(np.maximum([value, low, high], 0)).tolist())
+
+    def coverage(self) -> tuple[np.ndarray, np.ndarray]:
+        """Accuracy of the n most confident answers, for each n, and n as a share of all; float64 (N,) each."""
+        order, counts = np.argsort(-self.confidence, kind="stable"), np.arange(1, len(self.labels) + 1)
+        return self.correct[order].cumsum() / counts, counts / len(counts)
+
+    @property
     def confusion(self) -> np.ndarray:
         """Counts, int64 (classes, classes): row = true class, column = predicted class."""
         from sklearn.metrics import confusion_matrix
@@ -75,10 +130,30 @@ class Evaluation:
 
     @property
     def per_class(self) -> dict[str, float]:
-        """Share of each class's pictures classified correctly, 0 to 1; NaN for a class without pictures."""
+        """Estimate of each class's pictures classified correctly, 0 to 1; NaN for a class without pictures."""
         counts = self.confusion
         with np.errstate(invalid="ignore"):
             return dict(zip(self.class_names, (counts.diagonal() / counts.sum(axis=1)).tolist(), strict=True))
+
+    @property
+    def by_class(self) -> dict[str, ClassScores]:
+        """Precision, recall and F1 of each class, with their intervals.
+
+        F1 is 2 J / (1 + J), where J is the share of hits among all pictures that are of the class or said to be; so
+        the bounds of J give those of F1.
+        """
+        counts, scores = self.confusion, {}
+        sums = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
+        for name, hits, true, said in zip(self.class_names, *sums, strict=True):
+            overlap = Estimate.of_share(hits, true + said - hits)
+            f1 = Estimate(*(2 * each / (1 + each) for each in overlap))
+            scores[name] = ClassScores(int(true), Estimate.of_share(hits, said), Estimate.of_share(hits, true), f1)
+        return scores
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """Mean recall of the classes that have pictures, 0 to 1."""
+        return float(np.nanmean(list(self.per_class.values())))
 
     def most_confused(self, count: int = 5) -> list[tuple[str, str, int]]:
         """The most frequent mistakes as (true class, predicted class, how often), most frequent first."""
@@ -96,15 +171,32 @@ class Evaluation:
 
     def __str__(self) -> str:
         width = max(map(len, self.class_names))
-        rows = (f"  {name:<{width}}  {share:6.1%}" for name, share in self.per_class.items())
+        rows = [f"  {'':<{width}}  {'recall':>9}  {'precision':>9}  {'F1':>9}"]
+        for name, scores in self.by_class.items():
+            shares = (scores.recall, scores.precision, scores.f1)
+            rows.append(f"  {name:<{width}}  {'  '.join(f'{share.value:>9.1%}' for share in shares)}")
         return "\n".join([self._headline(), *rows])
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        rows = ((name, f"{share:.1%}") for name, share in self.per_class.items())
+        rows = []
+        for name, scores in self.by_class.items():
+            shares = (scores.recall, scores.precision, scores.f1)
+            cells = (f"{share.value:.1%} ({share.low:.1%} to {share.high:.1%})" for share in shares)
+            rows.append((name, f"{scores.pictures:,}", *cells))
         head = f"<p>{display.escape(self._headline())}</p>"
-        return display.fragment(head, display.table(("class", "accuracy"), rows))
+        return display.fragment(head, display.table(("class", "pictures", "recall", "precision", "F1"), rows))
+
+
+def _squared_error(sure: np.ndarray, right: np.ndarray) -> float:
+    """Mean square of confidence minus accuracy over groups of pictures, less what chance adds."""
+    error, order = 0.0, np.argsort(sure, kind="stable")
+    for group in np.array_split(order, min(BINS, max(1, len(sure) // 2))):
+        accuracy, confidence = right[group].mean(), sure[group].mean()
+        by_chance = accuracy * (1 - accuracy) / max(1, len(group) - 1)
+        error += len(group) / len(sure) * ((accuracy - confidence) ** 2 - by_chance)
+    return error
 
 
 def wilson_interval(hits: int, count: int) -> tuple[float, float]:

@@ -60,6 +60,15 @@ class Comparison:
         values = {key: tuple(each.get(key) for each in settings) for key in keys}
         return {key: row for key, row in values.items() if len(set(row)) > 1}
 
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """`problems`, and a sentence if the runs were computed by other machines, versions, threads or flags."""
+        made = [{**run.manifest.machine, **run.manifest.versions} for run in self.runs]
+        known = [key for key in (made[0] if made else ()) if all(key in each for each in made)]
+        other = ", ".join(key for key in known if any(each[key] != made[0][key] for each in made))
+        sentence = f"The runs also differ in {other}, which can change their results; see their manifests."
+        return (*self.problems, *([sentence] if other else []))
+
     def rows(self) -> list[list[str]]:
         """The table with its header: name, data, status, epochs, validation accuracy, minutes, differing settings."""
         rows = [["run", "data", "status", "epochs done", "val_accuracy", "minutes", *self.differences]]
@@ -73,13 +82,13 @@ class Comparison:
         rows = self.rows()
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([*lines, *self.problems])
+        return "\n".join([*lines, *self.notes])
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
         head, *body = self.rows()
-        return display.fragment(display.table(head, body), *map(display.message, self.problems))
+        return display.fragment(display.table(head, body), *map(display.message, self.notes))
 
 
 def group_by_data(runs: Iterable[Run]) -> dict[str, list[Run]]:

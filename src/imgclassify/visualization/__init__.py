@@ -11,13 +11,17 @@ from imgclassify.visualization.data import (
     plot_samples,
 )
 from imgclassify.visualization.results import (
-    plot_class_accuracy,
+    plot_class_scores,
     plot_confidence,
+    plot_confused,
     plot_confusion_matrix,
+    plot_coverage,
     plot_mistakes,
     plot_model_view,
     plot_prediction,
     plot_reliability,
+    plot_right_answers,
+    plot_won_and_lost,
 )
 from imgclassify.visualization.training import (
     plot_history,
@@ -28,8 +32,9 @@ from imgclassify.visualization.training import (
 )
 
 __all__ = [
-    "plot_augmentations", "plot_channels", "plot_class_accuracy", "plot_class_counts", "plot_class_samples",
-    "plot_confidence", "plot_confusion_matrix", "plot_data_check", "plot_history", "plot_learning_curve",
-    "plot_learning_rates", "plot_mean_images", "plot_mistakes", "plot_model_view", "plot_pairs", "plot_prediction",
-    "plot_reliability", "plot_runs", "plot_samples", "plot_spread",
+    "plot_augmentations", "plot_channels", "plot_class_counts", "plot_class_samples",
+    "plot_class_scores", "plot_confidence", "plot_confused", "plot_confusion_matrix", "plot_coverage",
+    "plot_data_check", "plot_history", "plot_learning_curve", "plot_learning_rates", "plot_mean_images",
+    "plot_mistakes", "plot_model_view", "plot_pairs", "plot_prediction", "plot_reliability", "plot_right_answers",
+    "plot_runs", "plot_samples", "plot_spread", "plot_won_and_lost",
 ]  # fmt: skip

@@ -1,18 +1,21 @@
 """Figures of results: where a classifier is right, how sure it is, and what it says about a picture."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 from matplotlib.figure import Figure
 
 from imgclassify.classifier import Classifier, Prediction
 from imgclassify.data.images import Picture, decode_image, prepare_image
 from imgclassify.display import BLUE, GREY, ORANGE
+from imgclassify.evaluation.comparison import ModelComparison
 from imgclassify.evaluation.metrics import BINS, Evaluation, wilson_interval
 from imgclassify.visualization.data import plot_samples
 from imgclassify.visualization.style import new_figure, percent, show_picture
 
 
-def plot_confusion_matrix(evaluation: Evaluation) -> Figure:
-    """Counts of true against predicted classes; the colour shows the share of the true class."""
+def plot_confusion_matrix(evaluation: Evaluation, *, shares: bool = False) -> Figure:
+    """True against predicted classes: counts, or shares of the true class, which the colour shows in any case."""
     from sklearn.metrics import ConfusionMatrixDisplay
 
     counts = evaluation.confusion
@@ -20,28 +23,13 @@ def plot_confusion_matrix(evaluation: Evaluation) -> Figure:
     shown = ConfusionMatrixDisplay(
         counts / np.maximum(counts.sum(axis=1, keepdims=True), 1), display_labels=evaluation.class_names
     ).plot(ax=axes, cmap="Blues", im_kw={"vmin": 0, "vmax": 1}, xticks_rotation="vertical", colorbar=False)
-    for text, count in zip(shown.text_.flat, counts.flat, strict=True):
-        text.set(text=f"{count}", fontsize=8, alpha=1 if count else 0.6)
+    for text, count, part in zip(shown.text_.flat, counts.flat, shown.confusion_matrix.flat, strict=True):
+        text.set(text=f"{part:.0%}" if shares else f"{count}", fontsize=8, alpha=1 if count else 0.6)
     title = f"{evaluation.accuracy:.1%} of {len(evaluation.labels):,} right, {evaluation.source}".removesuffix(", ")
     axes.set(xlabel="predicted class", ylabel="true class", title=title)
     axes.spines[:].set_visible(False)
     bar = figure.colorbar(shown.im_, ax=axes, shrink=0.8, label="share of the true class")
     percent(bar.ax.yaxis)
-    return figure
-
-
-def plot_class_accuracy(evaluation: Evaluation) -> Figure:
-    """Accuracy of each class, lowest last, with the overall accuracy as a line."""
-    shares = {name: share for name, share in evaluation.per_class.items() if share == share}
-    names = sorted(shares, key=shares.__getitem__, reverse=True)
-    figure, ((axes,),) = new_figure(figsize=(7.5, 0.28 * len(names) + 1.1))
-    bars = axes.barh(names, [shares[name] for name in names], color=BLUE)
-    axes.bar_label(bars, fmt="{:.1%}", label_type="center", color="white", fontsize=9)
-    axes.axvline(evaluation.accuracy, color=ORANGE, label=f"all classes: {evaluation.accuracy:.1%}")
-    axes.invert_yaxis()
-    axes.set(xlim=(0, 1.05), xlabel="share classified correctly", title=f"Accuracy by class, {evaluation.source}")
-    percent(axes.xaxis)
-    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
@@ -81,8 +69,45 @@ def plot_reliability(evaluation: Evaluation) -> Figure:
     return figure
 
 
+def plot_class_scores(evaluation: Evaluation) -> Figure:
+    """Precision, recall and F1 of each class with 95 % intervals, the highest F1 first."""
+    scores = {name: each for name, each in evaluation.by_class.items() if each.pictures}
+    names = sorted(scores, key=lambda name: -np.nan_to_num(scores[name].f1.value))
+    figure, ((axes,),) = new_figure(figsize=(7.5, 0.36 * len(names) + 1.1))
+    for shift, key, color in ((-0.22, "precision", ORANGE), (0, "recall", BLUE), (0.22, "f1", GREY)):
+        values, lows, highs = np.array([getattr(scores[name], key) for name in names]).T
+        spread = np.abs([values - lows, highs - values])
+        places = np.arange(len(names)) + shift
+        axes.errorbar(values, places, xerr=spread, fmt="o", color=color, markersize=4, capsize=2, label=key.title())
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set(xlim=(0, 1), xlabel="share, with its 95 % interval", title=f"Scores by class, {evaluation.source}")
+    percent(axes.xaxis)
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def plot_coverage(evaluations: Mapping[str, Evaluation]) -> Figure:
+    """Accuracy if only the most confident answers are given, against the share of pictures that get one.
+
+    Args:
+        evaluations: By the names of their models.
+    """
+    figure, ((axes,),) = new_figure(figsize=(7.5, 3.4))
+    for name, evaluation in evaluations.items():
+        accuracy, share = evaluation.coverage()
+        axes.plot(share, accuracy, label=f"{name}: {accuracy[-1]:.1%} of all")
+    axes.set(xlabel="share of pictures answered, the most confident first", ylabel="share of answers that are right")
+    axes.set(xlim=(0, 1), ylim=(None, 1.005), title="Accuracy against coverage")
+    percent(axes.xaxis, axes.yaxis)
+    axes.legend(frameon=False, loc="lower left")
+    return figure
+
+
 def plot_mistakes(images: np.ndarray, evaluation: Evaluation, *, count: int = 12) -> Figure | None:
-    """The mistakes made with the highest confidence, with predicted and true class; None if there are none.
+    """The mistakes with the highest loss: the true class, the loss and the three most probable classes.
+
+    None if there are no mistakes.
 
     Args:
         images: The evaluated pictures, uint8 or float in [0, 1], (N, H, W, 3).
@@ -90,15 +115,72 @@ def plot_mistakes(images: np.ndarray, evaluation: Evaluation, *, count: int = 12
         count: How many to show.
     """
     wrong = np.flatnonzero(~evaluation.correct)
-    if len(wrong) == 0:
+    worst = wrong[np.argsort(-evaluation.losses[wrong], kind="stable")][:count]
+    true = [evaluation.class_names[label] for label in evaluation.labels[worst]]
+    said = ["\n".join(evaluation.describe(row, 3)) for row in worst]
+    losses = [f"loss {loss:.1f}" for loss in evaluation.losses[worst]]
+    titles = ["\n".join(lines) for lines in zip((f"true: {name}" for name in true), losses, said, strict=True)]
+    return _plot_rows(images, [worst], titles, f"Worst mistakes, {evaluation.source}", columns=6)
+
+
+def plot_right_answers(images: np.ndarray, evaluation: Evaluation, *, count: int = 8) -> Figure | None:
+    """The right answers of highest confidence, and below them those of lowest; None if there are none.
+
+    The arguments are those of `plot_mistakes`.
+    """
+    right = np.flatnonzero(evaluation.correct)
+    order = right[np.argsort(-evaluation.confidence[right], kind="stable")]
+    rows = [order[:count], order[: -count - 1 : -1]]
+    titles = [evaluation.describe(row)[0] for row in np.concatenate(rows)]
+    return _plot_rows(images, rows, titles, f"Surest and least sure right answers, {evaluation.source}")
+
+
+def plot_confused(images: np.ndarray, evaluation: Evaluation, *, pairs: int = 4, count: int = 8) -> Figure | None:
+    """Pictures of the most frequent mistakes, a row for each pair of classes; None if there are no mistakes.
+
+    Args:
+        images: The evaluated pictures, uint8 or float in [0, 1], (N, H, W, 3).
+        evaluation: Their evaluation.
+        pairs: How many pairs of a true and a predicted class.
+        count: How many pictures of each, those of highest confidence first.
+    """
+    rows, titles, names = [], [], list(evaluation.class_names)
+    for true, said, number in evaluation.most_confused(pairs):
+        taken = (evaluation.labels == names.index(true)) & (evaluation.predicted == names.index(said))
+        found = np.flatnonzero(taken)
+        rows.append(found[np.argsort(-evaluation.confidence[found], kind="stable")][:count])
+        titles += [f"{number} {true} as {said}", *[""] * (len(rows[-1]) - 1)]
+    return _plot_rows(images, rows, titles, f"What is taken for what, {evaluation.source}")
+
+
+def plot_won_and_lost(images: np.ndarray, comparison: ModelComparison, *, count: int = 8) -> Figure | None:
+    """Pictures that only the second model classifies correctly, and those that only the first does; None without any.
+
+    The arguments are those of `plot_mistakes`.
+    """
+    titles: list[str] = []
+    rows = [comparison.won[:count], comparison.lost[:count]]
+    first, second = comparison.evaluations
+    for worse, chosen in zip((first, second), rows, strict=True):
+        pairs = zip(first.labels[chosen], worse.predicted[chosen], strict=True)
+        titles += [f"{first.class_names[true]}\nnot {first.class_names[said]}" for true, said in pairs]
+    one, other = comparison.names
+    return _plot_rows(images, rows, titles, f"Above: only {other} is right. Below: only {one} is")
+
+
+def _plot_rows(
+    images: np.ndarray, rows: Sequence[np.ndarray], titles: list[str], title: str, *, columns: int = 0
+) -> Figure | None:
+    """Rows of pictures by their numbers, with one title each; None without any."""
+    columns = columns or max(map(len, rows), default=0)
+    if not sum(map(len, rows)):
         return None
-    worst = wrong[np.argsort(-evaluation.confidence[wrong], kind="stable")][:count]
-    names, titles = evaluation.class_names, []
-    for i in worst:
-        sure = f"{evaluation.confidence[i]:.1%}" if evaluation.confidence[i] <= 0.999 else ">99.9%"
-        titles.append(f"{names[evaluation.predicted[i]]} {sure}\ntrue: {names[evaluation.labels[i]]}")
-    title = f"Most confident mistakes, {evaluation.source}"
-    return plot_samples(images[worst], titles, columns=6, title=title, side=1.55)
+    left, shown, texts = iter(titles), [], []
+    for row in rows:
+        gap = [None] * (-len(row) % columns)
+        shown += [*images[row], *gap]
+        texts += [*(next(left) for _ in row), *([""] * len(gap))]
+    return plot_samples(shown, texts, columns=columns, title=title.removesuffix(", "), side=1.55)
 
 
 def plot_model_view(picture: Picture, model=None) -> Figure:
