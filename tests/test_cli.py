@@ -253,7 +253,9 @@ def test_evaluate_takes_a_run_by_its_name_and_prints_json(home, capsys):
     result = json.loads(capsys.readouterr().out)
     assert result["pictures"] == 360
     assert result["interval"][0] < result["accuracy"] < result["interval"][1]
-    assert set(result["per_class"]) == set("0123456789")
+    assert set(result["per_class"]) == set(result["by_class"]) == set("0123456789")
+    share, low, high = result["by_class"]["0"]["recall"]
+    assert low <= share == result["per_class"]["0"] <= high
     assert np.sum(result["confusion"]) == 360
 
 

@@ -182,6 +182,7 @@ def evaluate(options: argparse.Namespace) -> int:
         raise ValueError(f"The model's classes ({known}) are not those of {data.source} ({classes}).")
     result = evaluate_model(model, data.x_test, data.y_test, source=data.source)
     values = {key: getattr(result, key) for key in ("source", "accuracy", "interval", "loss", "per_class")}
+    values["by_class"] = {name: scores._asdict() for name, scores in result.by_class.items()}
     values |= {"model": model.name, "pictures": len(result.labels), "confusion": result.confusion.tolist()}
     _report(options, values, f"{model.name}: {result}")
     return 0

@@ -18,15 +18,18 @@ KILLED = Path(__file__).resolve().parents[1] / "training" / "killed.py"
 
 
 def train(folder: Path, recipe: str, *operation: int, seconds: float | None = None) -> bool:
-    """Run the training; returns whether it ended by itself."""
+    """Run the training, and kill it so many seconds after its beginning; returns whether it ended by itself."""
     command = [sys.executable, str(KILLED), str(folder), recipe, *map(str, operation)]
-    try:
-        ended = subprocess.run(command, timeout=seconds, capture_output=True, text=True)  # the timeout kills
-    except subprocess.TimeoutExpired:
-        return False
-    if ended.returncode not in (0, -9):
-        raise SystemExit(ended.stderr)
-    return ended.returncode == 0
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.readline()  # Python and TensorFlow have started
+        try:
+            _, said = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return False
+    if process.returncode not in (0, -9):
+        raise SystemExit(said)
+    return process.returncode == 0
 
 
 def published(folder: Path) -> str | None:
@@ -53,7 +56,7 @@ def main(kills: int) -> None:
                     if killed >= until:
                         ended = train(folder, recipe)
                     elif chance.random() < 0.5:
-                        ended = train(folder, recipe, seconds=chance.uniform(3, 8))
+                        ended = train(folder, recipe, seconds=chance.uniform(0, 6))
                     else:
                         ended = train(folder, recipe, chance.randint(1, 40))
                     killed += not ended

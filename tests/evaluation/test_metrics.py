@@ -119,6 +119,7 @@ def test_the_corrected_calibration_error_finds_a_wrong_one_and_its_interval_cove
     for seed in range(10):
         value, low, high = calibrated_evaluation(1000, shift=0.1, seed=seed).corrected_calibration_error
         assert 0 <= low < value < high < 0.2
+        assert calibrated_evaluation(1000, seed=seed).corrected_calibration_error.low == 0
         assert value > 0.05
         covered.append(low < 0.1 < high)
     assert sum(covered) >= 8

@@ -1,7 +1,8 @@
 """A training in a process of its own, which can be killed: `python killed.py FOLDER RECIPE [OPERATION]`.
 
-It trains on made-up pictures and publishes FOLDER/model.keras, or goes on with the run that it finds. With OPERATION,
-it kills itself at that file operation, counted from 1. At the end, it writes FOLDER/result.json.
+It trains on made-up pictures and publishes FOLDER/model.keras, or goes on with the run that it finds. It prints a line
+when it begins, and writes FOLDER/result.json at the end. With OPERATION, it kills itself at that file operation, counted
+from 1.
 """
 
 import hashlib
@@ -61,6 +62,7 @@ def main(folder: Path, recipe: str, operation: int = 0) -> None:
         kill_at(operation)
     unfinished = [run.name for run in list_runs() if run.manifest.status == "interrupted"]
     options = SETTINGS[recipe] | {"resume": unfinished[0] if unfinished else None, "progress": Progress(enabled=False)}
+    print("it trains", flush=True)
     model, history = train_or_load_model(recipe, made_up(), path=folder / "model.keras", replace=True, **options)
     digest = hashlib.sha256(b"".join(each.tobytes() for each in model.network.get_weights())).hexdigest()
     result = {

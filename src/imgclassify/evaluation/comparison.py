@@ -52,10 +52,10 @@ class ModelComparison:
 
     def __str__(self) -> str:
         first, second = (f"{name} {each.accuracy:.2%}" for name, each in zip(self.names, self.evaluations, strict=True))
-        value, low, high = self.gain
+        (value, low, high), p = self.gain, "< 0.001" if self.p_value < 0.001 else f"= {self.p_value:.2g}"
         return (
             f"{second}, {first}, on {len(self._difference):,} pictures: {value:+.2%} (95 % interval {low:+.2%} to "
-            f"{high:+.2%}, McNemar's p = {self.p_value:.2g}); {len(self.won):,} won, {len(self.lost):,} lost"
+            f"{high:+.2%}, McNemar's p {p}); {len(self.won):,} won, {len(self.lost):,} lost"
         )
 
     __repr__ = __str__
