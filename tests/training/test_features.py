@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
 
 from imgclassify import backend, build_model
 from imgclassify.data.dataset import DatasetError, named_parts
@@ -193,6 +194,16 @@ def test_a_training_computes_only_photos_that_are_new(photos, tiny, computed):
 
 
 # --- cross-validation ----------------------------------------------------------------------------------
+
+
+def test_a_fit_that_ends_early_does_not_warn(network, monkeypatch):
+    monkeypatch.setattr(
+        "sklearn.linear_model.LogisticRegression", lambda **options: LogisticRegression(**options | {"max_iter": 1})
+    )
+    chance, labels = np.random.default_rng(0), np.arange(30) % 3
+    fresh = backend.keras().models.clone_model(network)
+    module.fit_last_layer(fresh, chance.normal(size=(30, 8)), labels)  # a warning would be an error
+    assert np.any(fresh.layers[-1].get_weights()[0])
 
 
 def test_cross_validation_judges_every_picture_once(tiny, quiet):

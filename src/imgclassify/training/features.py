@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import itertools
 import sqlite3
+import warnings
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -91,6 +92,7 @@ def fit_last_layer(network, features: np.ndarray, labels: np.ndarray) -> None:
             them stay as they are.
         labels: Class numbers, (N,). A class without pictures gets almost no probability.
     """
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from threadpoolctl import threadpool_limits
 
@@ -105,7 +107,9 @@ def fit_last_layer(network, features: np.ndarray, labels: np.ndarray) -> None:
     scale = 1 / max(1e-6, np.sqrt(np.square(features - mean).sum(axis=1).mean()))
     strength = _GUIDED_REGULARISATION if guided else _INVERSE_REGULARISATION
     model = LogisticRegression(C=strength, class_weight="balanced", max_iter=200)
-    with threadpool_limits(1, "blas"):  # its products are small: on a busy machine, several threads wait for each other
+    # Its products are small: on a busy machine, several threads would wait for each other.
+    with threadpool_limits(1, "blas"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # that it ends early is meant, with many pictures
         model.fit(((features - mean) * scale).astype(np.float32), labels)
     slopes, offsets = model.coef_.T * scale, model.intercept_
     if len(present) == 2:  # scikit-learn gives the difference of their logits
