@@ -1,8 +1,8 @@
 """A training in a process of its own, which can be killed: `python killed.py FOLDER RECIPE [OPERATION]`.
 
 It trains on made-up pictures and publishes FOLDER/model.keras, or goes on with the run that it finds. It prints a line
-when it begins, and writes FOLDER/result.json at the end. With OPERATION, it kills itself at that file operation, counted
-from 1.
+when it begins, and writes FOLDER/result.json at the end. With OPERATION, it kills itself at that file operation
+(1 is the first).
 """
 
 import hashlib
