@@ -108,6 +108,30 @@ def test_a_network_is_forgotten_after_its_predictions(temperatures):
     assert gone() is None
 
 
+def test_a_network_with_silu_is_freed_with_its_graph():
+    """TensorFlow's own SiLU registers a gradient, which would keep the graph and with it the weights."""
+    layers, x = backend.keras().layers, np.random.default_rng(0).random((4, 32, 32, 3), np.float32)
+    from tensorflow.python.framework.func_graph import FuncGraph
+
+    def graphs() -> int:
+        gc.collect()
+        return sum(isinstance(each, FuncGraph) for each in gc.get_objects())
+
+    def predict() -> None:
+        given, answers = layers.Input((32, 32, 3)), layers.Dense(3, "softmax")
+        network = backend.keras().Sequential(
+            [given, layers.GlobalAveragePooling2D(), layers.Activation("silu"), answers]
+        )
+        assert predict_probabilities(network, x) == pytest.approx(np.asarray(network(x)), abs=1e-6)
+
+    own = backend.tensorflow().nn.silu
+    predict()
+    before = graphs()
+    predict()
+    assert graphs() == before
+    assert backend.tensorflow().nn.silu is own
+
+
 # --- what comes out -----------------------------------------------------------------------------------
 
 

@@ -1,8 +1,9 @@
 """Inference: class probabilities of pictures, by a function that is compiled once per network."""
 
+import contextlib
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from scipy.special import softmax
@@ -117,5 +118,17 @@ def _compile(network, views: int, dtype: np.dtype):
 
             signature = tf.TensorSpec((None, *network.input_shape[1:]), dtype)
             function = tf.function(probabilities, autograph=False)  # autograph would only write temporary files
-            functions[views, dtype] = function.get_concrete_function(signature)  # traced here, and never again
+            with _plain_silu(tf):
+                functions[views, dtype] = function.get_concrete_function(signature)  # traced here, and never again
         return functions[views, dtype]
+
+
+@contextlib.contextmanager
+def _plain_silu(tf) -> Iterator[None]:
+    """In this thread, SiLU without TensorFlow's own gradient, which keeps every network traced with it in memory."""
+    own, owner = tf.nn.silu, threading.get_ident()
+    tf.nn.silu = lambda x, beta=1.0: x * tf.sigmoid(x) if threading.get_ident() == owner else own(x, beta)
+    try:
+        yield
+    finally:
+        tf.nn.silu = own

@@ -1,6 +1,7 @@
 """Model files: read and write a network and its manifest."""
 
 import contextlib
+import gc
 import io
 import os
 import zipfile
@@ -31,6 +32,7 @@ def read_model(path: Path) -> tuple[object, Manifest]:
     Raises:
         ModelFileError: It is damaged, does not match its manifest, carries code, or is no picture classifier.
     """
+    gc.collect()  # networks refer to themselves; without this, those that were dropped pile up
     before = _versions(path)
     with contextlib.suppress(ModelFileError):
         found = _read(path)
