@@ -90,7 +90,8 @@ def table(records: list[dict]) -> str:
         interval = f" ({low:.1%} to {high:.1%})" if low else ""
         each = f"mean of {', '.join(f'{value:.2%}' for value in accuracies)}: " if len(found) > 1 else ""
         walls = [record["wall_time_s"] for record in found if record.get("wall_time_s")]
-        wall = f"{statistics.median(walls) / 60:.1f} min" if walls else ""
+        seconds = statistics.median(walls) if walls else 0
+        wall = f"{seconds / 60:.1f} min" if seconds > 30 else f"{seconds:.0f} s, with kept features" if seconds else ""
         title = "`baseline` by plain Keras" if name == "keras" else f"`{name}`"
         data = "clothing photos" if name in CLOTHING else "CIFAR-10, JPEG mirror"
         what = f"{each}**{statistics.mean(accuracies):.2%}**{interval}"

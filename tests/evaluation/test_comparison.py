@@ -24,7 +24,7 @@ def test_a_comparison_computed_by_hand():
     assert compared.lost.tolist() == [1]
     assert compared.p_value == pytest.approx(2 * 5 / 16)  # of four differing pictures, one or none, or three or four
     assert compared.gain.value == pytest.approx(2 / 6)
-    assert str(compared).startswith("new 83.33%, old 50.00%, on 6 pictures: +33.33% (95 % interval ")
+    assert str(compared).startswith("new 83.33%, old 50.00%, on 6 pictures: +33.33 points (95 % interval ")
     assert str(compared).endswith("McNemar's p = 0.62); 3 won, 1 lost")
 
 

@@ -28,7 +28,9 @@ with atheris.instrument_imports(include=["imgclassify", "PIL"]):
 
 LIMITS = ["-rss_limit_mb=3000", "-timeout=30", "-max_len=20000", "-print_final_stats=1"]
 FORBIDDEN = ("subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.fork", "socket.connect", "socket.bind")
-CHANGES = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.symlink", "os.link", "os.chmod", "shutil.")
+FORBIDDEN += ("socket.getaddrinfo", "pickle.find_class")
+CHANGES = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.symlink", "os.link", "os.chmod", "os.chown")
+CHANGES += ("os.truncate", "os.utime", "shutil.")
 PLAIN = [False, 1, 2, 3, 8, 64, 0.25, [1, 1], [None, 8, 8, 3], "same", "valid", "relu", "softmax", "channels_first"]
 PLAIN += ["float16", "mixed_bfloat16", "Dense", "Conv2D", "Flatten", "Reshape", "Concatenate", "Resizing", "Sequential"]
 HOSTILE = [None, True, -1, 0, 0.5, 1e9, 2**40, 2**63, -(2**63), float("nan"), "", "x" * 300, [], {}, [[]], "NaN"]
@@ -39,10 +41,10 @@ HOSTILE += ["class_name", "config", "module", "registered_name"]
 
 
 class Watch:
-    """Notes what Python does to the world outside `folder`, from `arm` on."""
+    """Notes what Python does to the world outside `folder`, from `arm` on. What C libraries do is not seen."""
 
     def __init__(self, folder: Path):
-        self.folder, self.seen, self.armed = str(folder), [], False
+        self.folder, self.seen, self.armed = folder.resolve(), [], False
         sys.addaudithook(self._note)
 
     def _note(self, event: str, values: tuple) -> None:
@@ -51,10 +53,15 @@ class Watch:
         if event == "open":
             path, mode, flags = values
             writes = (mode and set(mode) & set("wax+")) or (flags or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-            if writes and not str(path).startswith(self.folder):
-                self.seen.append((event, str(path)))
-        elif event.startswith(FORBIDDEN) or (event.startswith(CHANGES) and not str(values[0]).startswith(self.folder)):
+            outside = writes and not isinstance(path, int) and self._outside(path)
+        else:
+            paths = [each for each in values if isinstance(each, (str, bytes, os.PathLike))]
+            outside = event.startswith(FORBIDDEN) or (event.startswith(CHANGES) and any(map(self._outside, paths)))
+        if outside:
             self.seen.append((event, str(values)[:200]))
+
+    def _outside(self, path) -> bool:
+        return not Path(os.path.realpath(os.fsdecode(path))).is_relative_to(self.folder)
 
     def check(self) -> None:
         if self.seen:
@@ -201,7 +208,10 @@ def main() -> None:
             watch.check()
 
         own_mutator = {} if name == "picture" else {"custom_mutator": mutate_tree}
-        atheris.Setup([sys.argv[0], *LIMITS, f"-artifact_prefix={scratch}/", *options, str(corpus)], run, **own_mutator)
+        found = (
+            f"-artifact_prefix={tempfile.gettempdir()}/imgclassify-{name}-"  # stays, and is named where it is written
+        )
+        atheris.Setup([sys.argv[0], *LIMITS, found, *options, str(corpus)], run, **own_mutator)
         atheris.Fuzz()
 
 

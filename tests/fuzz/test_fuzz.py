@@ -27,21 +27,30 @@ def test_no_input_does_more_than_raise_the_promised_exception(target, runs):
 @pytest.mark.parametrize(
     ("deed", "named"),
     [
-        ("open('/tmp/../dev/null', 'w').close()", "('open', '/tmp/../dev/null')"),
+        ("open('/dev/null', 'w').close()", "('open', \"('/dev/null'"),
+        ("open(place / '..' / 'escaped', 'w').close()", "escaped"),
+        ("(place / 'x').touch(); (place / 'x').rename(place.parent / 'moved')", "os.rename"),
+        ("__import__('pickle').loads(b'cos\\nsystem\\n.')", "pickle.find_class"),
         ("__import__('os').system('true')", "os.system"),
         ("raise KeyError(1)", "KeyError"),
     ],
 )
-def test_a_target_that_does_more_is_found(deed, named):
+def test_a_target_that_does_more_is_found_and_its_input_is_kept(deed, named, tmp_path, monkeypatch):
     code = f"""
 import sys, targets
 def read(content):
     if content.startswith(b"x"):
         {deed}
-targets.TARGETS["bad"] = lambda folder: ([b"a", b"b"], read)
+def bad(folder):
+    global place
+    place = folder
+    return [b"a", b"b"], read
+targets.TARGETS["bad"] = bad
 sys.argv = ["targets.py", "bad", "-runs=100000", "-seed=1"]
 targets.main()
 """
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     ended = fuzz("-c", code)
+    assert [path for path in tmp_path.glob("imgclassify-bad-*") if path.read_bytes().startswith(b"x")]
     assert ended.returncode != 0
     assert named in ended.stdout + ended.stderr

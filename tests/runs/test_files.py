@@ -12,6 +12,7 @@ from imgclassify import Manifest, ModelFileError, backend
 from imgclassify.evaluation.calibration import at_temperatures
 from imgclassify.models.inference import predict_probabilities
 from imgclassify.runs.files import check_target, read_model, write_model
+from imgclassify.runs.locks import locked
 from imgclassify.runs.manifest import manifest_path, read_manifest, write_manifest
 
 
@@ -142,6 +143,16 @@ def test_a_damaged_file_without_a_manifest_is_a_model_file_error(small, tmp_path
         read_model(path)
     assert "\n" not in str(caught.value)
     assert path.read_bytes() == damaged
+
+
+def test_a_damaged_model_that_others_hold_for_long_is_one_sentence(tmp_path, monkeypatch):
+    (path := tmp_path / "model.keras").write_bytes(b"being written")
+    monkeypatch.setattr("imgclassify.runs.files._PATIENCE", 0.1)
+    with (
+        locked(tmp_path / ".model.keras.lock"),
+        pytest.raises(ModelFileError, match=r"model\.keras is being written or read by others: try later\."),
+    ):
+        read_model(path)
 
 
 def test_a_missing_checksum_is_said_and_a_missing_manifest_is_not(small, tmp_path, capsys):

@@ -230,6 +230,8 @@ def test_a_comparison_says_what_the_runs_were_computed_with_differently(record):
     assert compare_runs("c", "a").notes == (
         "The runs also differ in threads, flags, which can change their results; see their manifests.",
     )
+    record("20251231-000000-old", machine={"processor": "p"})
+    assert "differ in threads, flags, which" in compare_runs("c", "a", "old").notes[0]
     assert compare_runs("c").notes == ()
     assert "also differ in threads" in str(compare_runs())
     assert "also differ in threads" in compare_runs()._repr_html_()

@@ -404,8 +404,17 @@ def comparison(evaluation: Evaluation) -> ModelComparison:
 def test_pictures_that_a_model_wins_are_above_those_that_it_loses(pictures, evaluation):
     figure = drawn(v.plot_won_and_lost(pictures, comparison(evaluation)))
     assert titles(figure) == ["dog\nnot ox", "cat\nnot ox"]
-    assert figure.get_suptitle() == "Above: only new is right. Below: only old is"
+    assert figure.get_suptitle() == "only new is right; below, only old is right"
     assert np.array_equal([axes.images[0].get_array() for axes in figure.axes], pictures[[1, 0]])
+
+
+def test_a_model_that_wins_nothing_is_not_in_the_title(pictures, evaluation):
+    perfect = replace(evaluation, labels=evaluation.predicted)
+    wrong = replace(perfect, probabilities=np.roll(perfect.probabilities, 1, axis=1))
+    for pair, expected in (((perfect, wrong), "only old is right"), ((wrong, perfect), "only new is right")):
+        figure = drawn(v.plot_won_and_lost(pictures, ModelComparison(("old", "new"), pair)))
+        assert figure.get_suptitle() == expected
+        assert len(figure.axes) == len(pictures)
 
 
 def test_an_answer_that_is_almost_certain_is_not_rounded_to_certain(pictures):

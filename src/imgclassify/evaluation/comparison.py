@@ -29,7 +29,7 @@ class ModelComparison:
 
     @property
     def p_value(self) -> float:
-        """How often models of equal accuracy would differ this much: McNemar's exact test (1947), two-sided."""
+        """How often models of equal accuracy would differ this much or more: McNemar's exact test (1947), two-sided."""
         from scipy.stats import binomtest
 
         won, lost = len(self.won), len(self.lost)
@@ -54,8 +54,8 @@ class ModelComparison:
         first, second = (f"{name} {each.accuracy:.2%}" for name, each in zip(self.names, self.evaluations, strict=True))
         (value, low, high), p = self.gain, "< 0.001" if self.p_value < 0.001 else f"= {self.p_value:.2g}"
         return (
-            f"{second}, {first}, on {len(self._difference):,} pictures: {value:+.2%} (95 % interval {low:+.2%} to "
-            f"{high:+.2%}, McNemar's p {p}); {len(self.won):,} won, {len(self.lost):,} lost"
+            f"{second}, {first}, on {len(self._difference):,} pictures: {100 * value:+.2f} points (95 % interval "
+            f"{100 * low:+.2f} to {100 * high:+.2f}, McNemar's p {p}); {len(self.won):,} won, {len(self.lost):,} lost"
         )
 
     __repr__ = __str__

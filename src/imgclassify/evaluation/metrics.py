@@ -62,7 +62,7 @@ class Evaluation:
 
     @property
     def accuracy(self) -> float:
-        """Estimate of pictures classified correctly, 0 to 1."""
+        """Share of pictures classified correctly, 0 to 1."""
         return float(self.correct.mean())
 
     @property
@@ -106,7 +106,7 @@ class Evaluation:
         """Root mean square calibration error without the part that chance adds, and its 95 % interval; 0 to 1.
 
         In `BINS` groups of equally many pictures, sorted by confidence, the variance of each group's accuracy is
-        subtracted (Kumar et al., "Verified Uncertainty Calibration", 2019). The interval is by bootstrap.
+        subtracted (Kumar et al., "Verified Uncertainty Calibration", 2019). The interval, by bootstrap, is cautious.
         """
         chance, sure, right = np.random.default_rng(0), self.confidence.astype(np.float64), self.correct
         value, drawn = _squared_error(sure, right), []
@@ -130,7 +130,7 @@ class Evaluation:
 
     @property
     def per_class(self) -> dict[str, float]:
-        """Estimate of each class's pictures classified correctly, 0 to 1; NaN for a class without pictures."""
+        """Share of each class's pictures classified correctly, 0 to 1; NaN for a class without pictures."""
         counts = self.confusion
         with np.errstate(invalid="ignore"):
             return dict(zip(self.class_names, (counts.diagonal() / counts.sum(axis=1)).tolist(), strict=True))

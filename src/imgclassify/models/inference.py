@@ -125,9 +125,16 @@ def _compile(network, views: int, dtype: np.dtype):
 
 @contextlib.contextmanager
 def _plain_silu(tf) -> Iterator[None]:
-    """In this thread, SiLU without TensorFlow's own gradient, which keeps every network traced with it in memory."""
+    """In this thread, SiLU without TensorFlow's own gradient, which keeps every network traced with it in memory.
+
+    Only one thread at a time may enter.
+    """
     own, owner = tf.nn.silu, threading.get_ident()
-    tf.nn.silu = lambda x, beta=1.0: x * tf.sigmoid(x) if threading.get_ident() == owner else own(x, beta)
+
+    def silu(features, beta=1.0):
+        return features * tf.sigmoid(features * beta) if threading.get_ident() == owner else own(features, beta)
+
+    tf.nn.silu = silu
     try:
         yield
     finally:

@@ -15,7 +15,7 @@ from imgclassify.atomic import replacing, sweep
 from imgclassify.data.download import file_sha256
 from imgclassify.models.networks import with_temperatures
 from imgclassify.progress import Progress
-from imgclassify.runs.locks import locked
+from imgclassify.runs.locks import LockedError, locked
 from imgclassify.runs.manifest import Manifest, ModelFileError, manifest_path, read_manifest, write_manifest
 from imgclassify.runs.safety import UnsafeModelError, check_file, check_network
 
@@ -32,14 +32,16 @@ def read_model(path: Path) -> tuple[object, Manifest]:
     Raises:
         ModelFileError: It is damaged, does not match its manifest, carries code, or is no picture classifier.
     """
-    gc.collect()  # networks refer to themselves; without this, those that were dropped pile up
     before = _versions(path)
     with contextlib.suppress(ModelFileError):
         found = _read(path)
         if _versions(path) == before:
             return found
-    with locked(_lock(path), patience=_PATIENCE):  # it is damaged or was being replaced: now others have to wait
-        return _read(path)
+    try:
+        with locked(_lock(path), patience=_PATIENCE):  # it is damaged or was being replaced: now others have to wait
+            return _read(path)
+    except LockedError as error:
+        raise ModelFileError(f"{path} is being written or read by others: try later.") from error
 
 
 def _lock(path: Path) -> Path:
@@ -59,6 +61,7 @@ def _read(path: Path) -> tuple[object, Manifest]:
     keras = backend.keras()
     try:
         check_file(path)
+        gc.collect()  # networks refer to themselves; without this, those that were dropped pile up
         network = keras.models.load_model(path, compile=False, safe_mode=True)
         check_network(network)
     except UnsafeModelError as error:

@@ -64,8 +64,8 @@ class Comparison:
     def notes(self) -> tuple[str, ...]:
         """`problems`, and a sentence if the runs were computed by other machines, versions, threads or flags."""
         made = [{**run.manifest.machine, **run.manifest.versions} for run in self.runs]
-        known = [key for key in (made[0] if made else ()) if all(key in each for each in made)]
-        other = ", ".join(key for key in known if any(each[key] != made[0][key] for each in made))
+        keys = dict.fromkeys(key for each in made for key in each)
+        other = ", ".join(key for key in keys if len({str(each[key]) for each in made if key in each}) > 1)
         sentence = f"The runs also differ in {other}, which can change their results; see their manifests."
         return (*self.problems, *([sentence] if other else []))
 

@@ -81,7 +81,11 @@ def plot_class_scores(evaluation: Evaluation) -> Figure:
         axes.errorbar(values, places, xerr=spread, fmt="o", color=color, markersize=4, capsize=2, label=key.title())
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
-    axes.set(xlim=(0, 1), xlabel="share, with its 95 % interval", title=f"Scores by class, {evaluation.source}")
+    axes.set(
+        xlim=(0, 1),
+        xlabel="share, with its 95 % interval",
+        title=f"Scores by class, {evaluation.source}".removesuffix(", "),
+    )
     percent(axes.xaxis)
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
@@ -165,7 +169,8 @@ def plot_won_and_lost(images: np.ndarray, comparison: ModelComparison, *, count:
         pairs = zip(first.labels[chosen], worse.predicted[chosen], strict=True)
         titles += [f"{first.class_names[true]}\nnot {first.class_names[said]}" for true, said in pairs]
     one, other = comparison.names
-    return _plot_rows(images, rows, titles, f"Above: only {other} is right. Below: only {one} is")
+    parts = [f"only {name} is right" for name, row in zip((other, one), rows, strict=True) if len(row)]
+    return _plot_rows(images, [row for row in rows if len(row)], titles, "; below, ".join(parts))
 
 
 def _plot_rows(
