@@ -4,6 +4,7 @@ import threading
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -145,14 +146,23 @@ def test_a_damaged_file_without_a_manifest_is_a_model_file_error(small, tmp_path
     assert path.read_bytes() == damaged
 
 
-def test_a_damaged_model_that_others_hold_for_long_is_one_sentence(tmp_path, monkeypatch):
-    (path := tmp_path / "model.keras").write_bytes(b"being written")
+def test_a_model_that_others_keep_replacing_and_hold_for_long_is_one_sentence(small, tmp_path, monkeypatch):
+    path = write(small, tmp_path / "model.keras")
     monkeypatch.setattr("imgclassify.runs.files._PATIENCE", 0.1)
+    monkeypatch.setattr("imgclassify.runs.files._versions", Mock(side_effect=range(9)))
     with (
         locked(tmp_path / ".model.keras.lock"),
         pytest.raises(ModelFileError, match=r"model\.keras is being written or read by others: try later\."),
     ):
         read_model(path)
+
+
+def test_a_damaged_model_is_read_once_whoever_holds_its_lock(tmp_path, capsys):
+    (path := tmp_path / "model.keras").write_bytes(b"no model")
+    write_manifest(path, Manifest())
+    with locked(tmp_path / ".model.keras.lock"), pytest.raises(ModelFileError, match="it is damaged"):
+        read_model(path)
+    assert capsys.readouterr().err.count("has no checksum") == 1
 
 
 def test_a_missing_checksum_is_said_and_a_missing_manifest_is_not(small, tmp_path, capsys):

@@ -33,12 +33,15 @@ def read_model(path: Path) -> tuple[object, Manifest]:
         ModelFileError: It is damaged, does not match its manifest, carries code, or is no picture classifier.
     """
     before = _versions(path)
-    with contextlib.suppress(ModelFileError):
+    try:
         found = _read(path)
         if _versions(path) == before:
             return found
+    except ModelFileError:
+        if _versions(path) == before:
+            raise
     try:
-        with locked(_lock(path), patience=_PATIENCE):  # it is damaged or was being replaced: now others have to wait
+        with locked(_lock(path), patience=_PATIENCE):  # it was being replaced: now others have to wait
             return _read(path)
     except LockedError as error:
         raise ModelFileError(f"{path} is being written or read by others: try later.") from error
