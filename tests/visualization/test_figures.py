@@ -389,7 +389,7 @@ def test_right_answers_are_shown_surest_first_and_least_sure_below(pictures, eva
 
 def test_confused_classes_are_shown_with_their_pictures_in_rows(pictures, evaluation):
     figure = drawn(v.plot_confused(pictures, evaluation))
-    assert titles(figure) == ["1 dog as ox", "1 ox as cat"]
+    assert titles(figure) == ["dog as ox: 1", "ox as cat: 1"]
     shown = [axes.images[0].get_array() for axes in figure.axes]
     assert np.array_equal(shown, pictures[[1, 4]])
 

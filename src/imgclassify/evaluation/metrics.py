@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -31,8 +32,8 @@ class ClassScores(NamedTuple):
     """How well one class is recognised."""
 
     pictures: int  # that are of this class
-    precision: Estimate  # of the pictures said to be of this class, those that are
     recall: Estimate  # of the pictures of this class, those said to be
+    precision: Estimate  # of the pictures said to be of this class, those that are
     f1: Estimate  # harmonic mean of precision and recall
 
 
@@ -135,7 +136,7 @@ class Evaluation:
         with np.errstate(invalid="ignore"):
             return dict(zip(self.class_names, (counts.diagonal() / counts.sum(axis=1)).tolist(), strict=True))
 
-    @property
+    @cached_property
     def by_class(self) -> dict[str, ClassScores]:
         """Precision, recall and F1 of each class, with their intervals.
 
@@ -145,9 +146,9 @@ class Evaluation:
         counts, scores = self.confusion, {}
         sums = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
         for name, hits, true, said in zip(self.class_names, *sums, strict=True):
-            overlap = Estimate.of_share(hits, true + said - hits)
+            recall, precision, overlap = (Estimate.of_share(hits, each) for each in (true, said, true + said - hits))
             f1 = Estimate(*(2 * each / (1 + each) for each in overlap))
-            scores[name] = ClassScores(int(true), Estimate.of_share(hits, said), Estimate.of_share(hits, true), f1)
+            scores[name] = ClassScores(int(true), recall, precision, f1)
         return scores
 
     @property
@@ -172,8 +173,7 @@ class Evaluation:
     def __str__(self) -> str:
         width = max(map(len, self.class_names))
         rows = [f"  {'':<{width}}  {'recall':>9}  {'precision':>9}  {'F1':>9}"]
-        for name, scores in self.by_class.items():
-            shares = (scores.recall, scores.precision, scores.f1)
+        for name, (_, *shares) in self.by_class.items():
             rows.append(f"  {name:<{width}}  {'  '.join(f'{share.value:>9.1%}' for share in shares)}")
         return "\n".join([self._headline(), *rows])
 
@@ -181,10 +181,9 @@ class Evaluation:
 
     def _repr_html_(self) -> str:
         rows = []
-        for name, scores in self.by_class.items():
-            shares = (scores.recall, scores.precision, scores.f1)
+        for name, (pictures, *shares) in self.by_class.items():
             cells = (f"{share.value:.1%} ({share.low:.1%} to {share.high:.1%})" for share in shares)
-            rows.append((name, f"{scores.pictures:,}", *cells))
+            rows.append((name, f"{pictures:,}", *cells))
         head = f"<p>{display.escape(self._headline())}</p>"
         return display.fragment(head, display.table(("class", "pictures", "recall", "precision", "F1"), rows))
 

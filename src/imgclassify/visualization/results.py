@@ -119,12 +119,12 @@ def plot_mistakes(images: np.ndarray, evaluation: Evaluation, *, count: int = 12
         count: How many to show.
     """
     wrong = np.flatnonzero(~evaluation.correct)
-    worst = wrong[np.argsort(-evaluation.losses[wrong], kind="stable")][:count]
-    true = [evaluation.class_names[label] for label in evaluation.labels[worst]]
-    said = ["\n".join(evaluation.describe(row, 3)) for row in worst]
-    losses = [f"loss {loss:.1f}" for loss in evaluation.losses[worst]]
-    titles = ["\n".join(lines) for lines in zip((f"true: {name}" for name in true), losses, said, strict=True)]
-    return _plot_rows(images, [worst], titles, f"Worst mistakes, {evaluation.source}", columns=6)
+    losses, titles = evaluation.losses, []
+    worst = wrong[np.argsort(-losses[wrong], kind="stable")][:count]
+    for row in worst:
+        true = evaluation.class_names[evaluation.labels[row]]
+        titles.append("\n".join([f"true: {true}", f"loss {losses[row]:.1f}", *evaluation.describe(row, 3)]))
+    return _plot_rows(images, [(worst, titles)], f"Worst mistakes, {evaluation.source}", columns=6)
 
 
 def plot_right_answers(images: np.ndarray, evaluation: Evaluation, *, count: int = 8) -> Figure | None:
@@ -134,9 +134,9 @@ def plot_right_answers(images: np.ndarray, evaluation: Evaluation, *, count: int
     """
     right = np.flatnonzero(evaluation.correct)
     order = right[np.argsort(-evaluation.confidence[right], kind="stable")]
-    rows = [order[:count], order[: -count - 1 : -1]]
-    titles = [evaluation.describe(row)[0] for row in np.concatenate(rows)]
-    return _plot_rows(images, rows, titles, f"Surest and least sure right answers, {evaluation.source}")
+    ends = (order[:count], order[: -count - 1 : -1])
+    rows = [(chosen, [evaluation.describe(row)[0] for row in chosen]) for chosen in ends]
+    return _plot_rows(images, rows, f"Surest and least sure right answers, {evaluation.source}")
 
 
 def plot_confused(images: np.ndarray, evaluation: Evaluation, *, pairs: int = 4, count: int = 8) -> Figure | None:
@@ -148,13 +148,13 @@ def plot_confused(images: np.ndarray, evaluation: Evaluation, *, pairs: int = 4,
         pairs: How many pairs of a true and a predicted class.
         count: How many pictures of each, those of highest confidence first.
     """
-    rows, titles, names = [], [], list(evaluation.class_names)
+    rows, names = [], list(evaluation.class_names)
     for true, said, number in evaluation.most_confused(pairs):
         taken = (evaluation.labels == names.index(true)) & (evaluation.predicted == names.index(said))
         found = np.flatnonzero(taken)
-        rows.append(found[np.argsort(-evaluation.confidence[found], kind="stable")][:count])
-        titles += [f"{number} {true} as {said}", *[""] * (len(rows[-1]) - 1)]
-    return _plot_rows(images, rows, titles, f"What is taken for what, {evaluation.source}")
+        surest = found[np.argsort(-evaluation.confidence[found], kind="stable")][:count]
+        rows.append((surest, [f"{true} as {said}: {number}", *[""] * (len(surest) - 1)]))
+    return _plot_rows(images, rows, f"What is taken for what, {evaluation.source}")
 
 
 def plot_won_and_lost(images: np.ndarray, comparison: ModelComparison, *, count: int = 8) -> Figure | None:
@@ -162,30 +162,25 @@ def plot_won_and_lost(images: np.ndarray, comparison: ModelComparison, *, count:
 
     The arguments are those of `plot_mistakes`.
     """
-    titles: list[str] = []
-    rows = [comparison.won[:count], comparison.lost[:count]]
-    first, second = comparison.evaluations
-    for worse, chosen in zip((first, second), rows, strict=True):
+    (first, second), (one, other), rows, parts = comparison.evaluations, comparison.names, [], []
+    for name, worse, found in ((other, first, comparison.won), (one, second, comparison.lost)):
+        chosen, names = found[:count], first.class_names
         pairs = zip(first.labels[chosen], worse.predicted[chosen], strict=True)
-        titles += [f"{first.class_names[true]}\nnot {first.class_names[said]}" for true, said in pairs]
-    one, other = comparison.names
-    parts = [f"only {name} is right" for name, row in zip((other, one), rows, strict=True) if len(row)]
-    return _plot_rows(images, [row for row in rows if len(row)], titles, "; below, ".join(parts))
+        rows.append((chosen, [f"{names[true]}\nnot {names[said]}" for true, said in pairs]))
+        parts += [f"only {name} is right"] if len(chosen) else []
+    return _plot_rows(images, rows, "; below, ".join(parts))
 
 
 def _plot_rows(
-    images: np.ndarray, rows: Sequence[np.ndarray], titles: list[str], title: str, *, columns: int = 0
+    images: np.ndarray, rows: Sequence[tuple[np.ndarray, list[str]]], title: str, *, columns: int = 0
 ) -> Figure | None:
-    """Rows of pictures by their numbers, with one title each; None without any."""
-    columns = columns or max(map(len, rows), default=0)
-    if not sum(map(len, rows)):
-        return None
-    left, shown, texts = iter(titles), [], []
-    for row in rows:
-        gap = [None] * (-len(row) % columns)
-        shown += [*images[row], *gap]
-        texts += [*(next(left) for _ in row), *([""] * len(gap))]
-    return plot_samples(shown, texts, columns=columns, title=title.removesuffix(", "), side=1.55)
+    """Rows of pictures by their numbers, with their titles; those without any are left out. None if all are."""
+    columns, shown, texts = columns or max((len(chosen) for chosen, _ in rows), default=0) or 1, [], []
+    for chosen, titles in rows:
+        gap = -len(chosen) % columns
+        shown += [*images[chosen], *[None] * gap]
+        texts += [*titles, *[""] * gap]
+    return plot_samples(shown, texts, columns=columns, title=title.removesuffix(", "), side=1.55) if shown else None
 
 
 def plot_model_view(picture: Picture, model=None) -> Figure:
