@@ -163,10 +163,10 @@ def mutate_tree(content: bytes, max_size: int, seed: int) -> bytes:
     """The same JSON with a few values replaced, moved or removed; now and then, libFuzzer's own mutation of bytes."""
     chance = random.Random(seed)
     try:
-        tree = json.loads(content)
+        spots = list(places(tree := json.loads(content)))
     except (ValueError, RecursionError):
         return atheris.Mutate(content, max_size)
-    if chance.random() < 0.2 or not (spots := list(places(tree))):
+    if chance.random() < 0.2 or not spots:
         return atheris.Mutate(content, max_size)
     for _ in range(chance.randint(1, 3)):
         (container, key), (source, other) = chance.choice(spots), chance.choice(spots)
