@@ -115,14 +115,14 @@ def test_stop_ends_the_training_early_with_a_usable_model(panel, tiny):
 
 def test_a_stopped_training_is_resumed(panel, tiny):
     panel.epochs.value = 30
-    stop_when(panel, '<div class="log">epoch 2/')
+    panel.curves.observe(lambda _: panel.stop.click(), names="value")  # drawn by the training, after each epoch
     train(panel)
     stopped = panel.model.manifest
     assert stopped.status == "interrupted"
     panel.resume.click()
     assert "Choose one run in the list first." in panel.message.value
     panel.runs.value = (stopped.run,)
-    panel.status.unobserve_all()
+    panel.curves.unobserve_all()
     panel.resume.click()
     assert panel.wait(60)
     assert panel.message.value == ""
