@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
-_importing = threading.RLock()
+_importing, _tracing = threading.RLock(), threading.RLock()
 
 
 @contextlib.contextmanager
@@ -62,6 +62,26 @@ def keras() -> ModuleType:
     import keras
 
     return keras
+
+
+@contextlib.contextmanager
+def tracing() -> Iterator[None]:
+    """Trace functions for TensorFlow in here, so that their memory is freed with them; one thread at a time.
+
+    TensorFlow registers each custom gradient that it traces, SiLU's among them, under a name of its own and for good,
+    and with it the whole graph. `tf.GradientTape` does not look there: what was registered meanwhile is dropped.
+    """
+    tensorflow()
+    from tensorflow.python.framework import ops
+
+    registered = getattr(getattr(ops, "gradient_registry", None), "_registry", {})  # not public: it may move
+    with _tracing:
+        before = set(registered)
+        try:
+            yield
+        finally:
+            for name in registered.keys() - before:
+                del registered[name]
 
 
 def set_seed(seed: int) -> None:

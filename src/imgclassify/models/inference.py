@@ -1,9 +1,7 @@
 """Inference: class probabilities of pictures, by a function that is compiled once per network."""
 
-import contextlib
-import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 from scipy.special import softmax
@@ -15,7 +13,6 @@ VIEWS = (1, 2, 6)
 _MOST_PICTURES, _MOST_PIXELS = 256, 2**19  # computed at a time on a core; limits the memory used
 _SMALLEST = 1e-30  # smaller probabilities count as this one in a logarithm
 
-_tracing = threading.Lock()
 # Compiled functions of each network, by number of views and type of the pictures. They hold only a weak reference to
 # the network, so that both can be freed.
 _compiled: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
@@ -101,9 +98,11 @@ def _views(x, views: int, pad: Callable) -> list:
 
 def _compile(network, views: int, dtype: np.dtype):
     """The network as one TensorFlow function for any number of pictures, traced once."""
-    with _tracing:
+    if (function := _compiled.get(network, {}).get((views, dtype))) is not None:
+        return function
+    with backend.tracing():
         functions = _compiled.setdefault(network, {})
-        if (views, dtype) not in functions:
+        if (views, dtype) not in functions:  # else another thread was first
             tf, reference = backend.tensorflow(), weakref.ref(network)
 
             def probabilities(x):
@@ -118,24 +117,5 @@ def _compile(network, views: int, dtype: np.dtype):
 
             signature = tf.TensorSpec((None, *network.input_shape[1:]), dtype)
             function = tf.function(probabilities, autograph=False)  # autograph would only write temporary files
-            with _plain_silu(tf):
-                functions[views, dtype] = function.get_concrete_function(signature)  # traced here, and never again
+            functions[views, dtype] = function.get_concrete_function(signature)  # traced here, and never again
         return functions[views, dtype]
-
-
-@contextlib.contextmanager
-def _plain_silu(tf) -> Iterator[None]:
-    """In this thread, SiLU without TensorFlow's own gradient, which keeps every network traced with it in memory.
-
-    Only one thread at a time may enter.
-    """
-    own, owner = tf.nn.silu, threading.get_ident()
-
-    def silu(features, beta=1.0):
-        return features * tf.sigmoid(features * beta) if threading.get_ident() == owner else own(features, beta)
-
-    tf.nn.silu = silu
-    try:
-        yield
-    finally:
-        tf.nn.silu = own

@@ -1,5 +1,6 @@
 """The training loop: trains a network epoch by epoch, in compiled steps."""
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -49,7 +50,6 @@ class Loop:
         self._certainty = tf.Variable(tf.zeros(len(batches)), trainable=False)
         self._optimizer = build_optimizer(recipe, self._ends[-1], scale_loss=precision == "mixed_float16")
         self._optimizer.build(self.network.trainable_variables)
-        self._advance = self._compile()
         self.epoch = self.step = 0
         self.loss = self.accuracy = float("nan")
         self._order = np.empty(0, np.int32)  # of this epoch's pictures
@@ -73,7 +73,7 @@ class Loop:
             size, end_of_size = self.size_at(epoch, self.step)
             end = min(end_of_chunk, end_of_size)
             numbers = [tf.constant(number, tf.int32) for number in (self.step - start, end - start, *size)]
-            done, sums = self._advance(chunk, self._sums, *numbers)
+            done, sums = self._advance(chunk, tf.constant(self._sums), *numbers)
             self.step, self._sums = start + int(done), sums.numpy()
             if not np.isfinite(self._sums[0]):
                 raise DivergedError(
@@ -132,13 +132,15 @@ class Loop:
         self._order = self._batches.order(epoch, among)
         self.epoch, self.step, self._sums = epoch, 0, np.zeros(2)
 
-    def _compile(self):
+    @functools.cached_property
+    def _advance(self):
         """`_some_steps`, traced once for chunks of any length."""
         tf = backend.tensorflow()
         example = _used(self._batches.chunk(0, self._batches.order(0), 0))
         signature = {key: tf.TensorSpec((None, *part.shape[1:]), part.dtype) for key, part in example.items()}
         numbers = [tf.TensorSpec((2,), tf.float64), *[tf.TensorSpec((), tf.int32)] * 4]
-        return tf.function(self._some_steps, input_signature=[signature, *numbers], autograph=False)
+        with backend.tracing():
+            return tf.function(self._some_steps, autograph=False).get_concrete_function(signature, *numbers)
 
     def _some_steps(self, chunk, sums, step, end, height, width):
         """Run a chunk's steps from `step` to `end`, as far as time allows; returns the next step and the new sums.
