@@ -209,6 +209,7 @@ def test_every_shipped_model_is_calibrated(path):
         ("photos", "benchmarks_photos", "speed.md"),
         ("checkpoints", "benchmarks_checkpoints", "speed.md"),
         ("reproduce", "accuracies", "recipes.md"),
+        ("long_forms", "long_forms", "promises.md"),
     ],
 )
 def test_the_tables_of_figures_agree_with_the_records(monkeypatch, script, record, page):

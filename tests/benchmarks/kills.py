@@ -1,4 +1,4 @@
-"""Kill trainings and see that nothing is lost: `python kills.py [KILLS]`, 100 by default; some fifteen minutes.
+"""Kill trainings and see that nothing is lost: `python long_forms.py kills`, some fifteen minutes on two cores.
 
 Each training is killed again and again, half of the time at a random moment and half of the time at a random file
 operation, and resumed, until it ends. Its end must be that of a training that was never killed, bit for bit; and after
@@ -10,10 +10,12 @@ import random
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 from imgclassify.runs.files import read_model
 
+KILLS = 100
 KILLED = Path(__file__).resolve().parents[1] / "training" / "killed.py"
 
 
@@ -21,7 +23,10 @@ def train(folder: Path, recipe: str, *operation: int, seconds: float | None = No
     """Run the training, and kill it so many seconds after its beginning; returns whether it ended by itself."""
     command = [sys.executable, str(KILLED), str(folder), recipe, *map(str, operation)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        too_long = threading.Timer(300, process.kill)
+        too_long.start()
         process.stdout.readline()  # Python and TensorFlow have started
+        too_long.cancel()
         try:
             _, said = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
@@ -38,7 +43,8 @@ def published(folder: Path) -> str | None:
     return read_model(model)[1].sha256 if model.exists() else None
 
 
-def main(kills: int) -> None:
+def measure() -> dict[str, int]:
+    """How many kills there were, how many trainings ended, and how many of these had been resumed."""
     chance, killed, resumed, trainings = random.Random(0), 0, 0, 0
     for recipe in ("baseline", "fast"):
         with tempfile.TemporaryDirectory() as scratch:
@@ -48,7 +54,7 @@ def main(kills: int) -> None:
             expected = json.loads((whole / "result.json").read_text())
             folder = Path(scratch, "killed")
             folder.mkdir()
-            until = killed + kills // 2
+            until = killed + KILLS // 2
             while killed < until:
                 (folder / "result.json").unlink(missing_ok=True)
                 before, ended = published(folder), False
@@ -67,8 +73,11 @@ def main(kills: int) -> None:
                     assert result[part] == expected[part], (recipe, part)
                 resumed, trainings = resumed + result["resumed"], trainings + 1
                 print(f"{recipe}: {killed} kills, {trainings} trainings ended as if there had been none", flush=True)
-    print(f"{killed} kills; {trainings} trainings ended bit for bit as without, {resumed} of them resumed.")
+    return {"kills": killed, "trainings": trainings, "resumed": resumed}
 
 
-if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 100)
+def describe(found: dict) -> str:
+    return (
+        f"{found['kills']} kills; {found['trainings']} trainings ended, {found['resumed']} of them resumed, all with "
+        "the weights, history and measurements of one that was not killed; the published model was whole after each kill"
+    )

@@ -1,7 +1,7 @@
-"""How far the number of threads changes a training: `python threads.py`, some five minutes on two cores.
+"""How far the number of threads changes a training: `python long_forms.py threads`, five minutes on two cores.
 
 The baseline is trained on a quarter of CIFAR-10 with seed 0, each time in a new process, as on machines with 1, 2 and 4
-cores; with 2, it is trained twice. Prints the validation accuracy of each and how far the weights are apart.
+cores; with 2, it is trained twice.
 """
 
 import json
@@ -27,19 +27,37 @@ def train(cores: int, weights: str) -> None:
         print(json.dumps([model.manifest.machine["threads"], model.manifest.metrics["val_accuracy"]]))
 
 
-def main() -> None:
+def measure() -> list[dict]:
+    """Per training: cores, threads, validation accuracy, and how far its weights are from those of one core.
+
+    The last is a share of the weights' length. The second training with 2 cores is compared with the first.
+    """
+    found, weights = [], []
     with tempfile.TemporaryDirectory() as scratch:
-        found = []
         for number, cores in enumerate(CORES):
-            weights = Path(scratch, f"{number}.npz")
-            command = [sys.executable, __file__, str(cores), str(weights)]
+            file = Path(scratch, f"{number}.npz")
+            command = [sys.executable, __file__, str(cores), str(file)]
             ended = subprocess.run(command, check=True, capture_output=True, text=True)
             threads, accuracy = json.loads(ended.stdout.splitlines()[-1])
-            with np.load(weights) as each:
-                found.append(np.concatenate([each[name].ravel() for name in each.files]))
-            apart = np.linalg.norm(found[-1] - found[1 if number > 1 else 0]) / np.linalg.norm(found[0])
-            print(f"{cores} cores ({threads}): {accuracy:.2%}, weights apart by {apart:.3f}", flush=True)
+            with np.load(file) as each:
+                weights.append(np.concatenate([each[name].ravel() for name in each.files]))
+            other = CORES.index(cores) if cores in CORES[:number] else 0
+            apart = float(np.linalg.norm(weights[-1] - weights[other]) / np.linalg.norm(weights[0]))
+            found.append({"cores": cores, "threads": threads, "val_accuracy": accuracy, "weights_apart": apart})
+            print(found[-1], flush=True)
+    return found
+
+
+def describe(found: list[dict]) -> str:
+    one, two, again, four = found
+    same = "the same bits" if again["weights_apart"] == 0 else "other weights"
+    accuracies = ", ".join(f"{each['val_accuracy']:.1%}" for each in (one, two, four))
+    apart = ", ".join(f"{each['weights_apart']:.1f}" for each in (two, four))
+    return (
+        f"1, 2 and 4 threads: {accuracies} on validation; with 2 and 4, the weights are {apart} of their length from "
+        f"those with 1; 2 threads twice: {same}"
+    )
 
 
 if __name__ == "__main__":
-    train(int(sys.argv[1]), sys.argv[2]) if len(sys.argv) > 1 else main()
+    train(int(sys.argv[1]), sys.argv[2])
