@@ -79,5 +79,6 @@ def measure() -> dict[str, int]:
 def describe(found: dict) -> str:
     return (
         f"{found['kills']} kills; {found['trainings']} trainings ended, {found['resumed']} of them resumed, all with "
-        "the weights, history and measurements of one that was not killed; the published model was whole after each kill"
+        "the weights, history and measurements of one that was not killed; "
+        "the published model was whole after each kill"
     )
