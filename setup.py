@@ -8,10 +8,13 @@ from setuptools.command.build_py import build_py
 SHIPPED = (
     "cifar10_best.keras",
     "cifar10_best.json",
+    "cifar10_best.familiarity.npz",
     "cifar10_guided.keras",
     "cifar10_guided.json",
+    "cifar10_guided.familiarity.npz",
     "cifar10_model.h5",
     "cifar10_model.json",
+    "cifar10_model.familiarity.npz",
 )
 
 

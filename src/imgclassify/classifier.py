@@ -12,25 +12,35 @@ import numpy as np
 from imgclassify import display
 from imgclassify.data.images import ImageError, Picture, Resized, decode_image, prepare_image, to_bytes
 from imgclassify.models.backbones import BACKBONE, imagenet_class_names
-from imgclassify.models.inference import predict_probabilities
+from imgclassify.models.familiarity import UNFAMILIAR, Detector
+from imgclassify.models.inference import predict_probabilities, predict_with_familiarity
 from imgclassify.models.networks import PREPROCESSING, build_model
 from imgclassify.runs import files
+from imgclassify.runs.detectors import read_detector
 from imgclassify.runs.manifest import DataRecord, Manifest, ModelFileError
 from imgclassify.runs.names import IMAGENET, find_model, name_of
+
+NONE_OF_THESE = "none of its classes"
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
     """What a classifier says about one picture. Unpacks as `label, confidence`.
 
-    A network always answers with one of its classes, even when it is shown something else: a high confidence
-    means that the picture looks more like this class than like the others, not that it belongs to it.
+    A high confidence means that the picture looks more like this class than like the others, not that it belongs to
+    it. Whether it is one of the classes at all is for the familiarity to say.
     """
 
     label: str  # name of the most probable class
     confidence: float  # its probability, 0 to 1
     probabilities: dict[str, float]  # of all classes by name, most probable first; they sum to 1
     image: np.ndarray  # what the network was given, uint8 (H, W, 3)
+    familiarity: float | None = None  # share of pictures of the classes that look less familiar; None if unknown
+
+    @property
+    def known(self) -> bool:
+        """Whether it seems to be one of the model's classes; one in twenty pictures that are does not."""
+        return self.familiarity is None or self.familiarity >= UNFAMILIAR
 
     def __iter__(self) -> Iterator:
         return iter((self.label, self.confidence))
@@ -40,15 +50,23 @@ class Prediction:
         return list(self.probabilities.items())[:k]
 
     def describe(self, k: int = 3) -> str:
-        """The `k` most probable classes with their probabilities, as text."""
-        return ", ".join(f"{label} {probability:.1%}" for label, probability in self.top(k))
+        """The `k` most probable classes with their probabilities, as text; before them, whether it seems to be none."""
+        classes = ", ".join(f"{label} {probability:.1%}" for label, probability in self.top(k))
+        return classes if self.known else f"{NONE_OF_THESE}; nearest: {classes}"
 
     __str__ = __repr__ = describe
+
+    def html(self, k: int = 3, note: str = "") -> str:
+        """The verdict, a note in a quieter colour, and the `k` most probable classes as bars, as HTML."""
+        verdict = f'<span class="verdict">{display.escape(self.label if self.known else NONE_OF_THESE)}</span>'
+        nearest = "" if self.known else f"nearest: {self.label}"
+        notes = " ".join(display.hint(each) for each in (nearest, note) if each)
+        return f"<div>{verdict} {notes}</div>{display.bars(self.top(k), highlighted=self.known)}"
 
     def _repr_html_(self) -> str:
         return display.fragment(
             '<div class="card"><img class="view" width="128" height="128" alt="what the model sees" '
-            f'src="{display.picture_uri(self.image)}">{display.bars(self.top(5))}</div>'
+            f'src="{display.picture_uri(self.image)}"><div class="answer">{self.html(5)}</div></div>'
         )
 
 
@@ -59,6 +77,7 @@ class Classifier:
     network: Any  # a `keras.Model` from float32 pictures in [0, 1], (N, H, W, C), to probabilities (N, classes)
     manifest: Manifest  # how it was trained; all fields have their defaults if nothing is recorded
     file: Path | None = None  # where it was loaded from or saved to; None if it is only in memory
+    detector: Detector | None = None  # what tells other things from its classes, if there is one
 
     @classmethod
     def of(cls, model, class_names: Sequence[str] | None = None) -> "Classifier":
@@ -80,8 +99,8 @@ class Classifier:
         shape = tuple(network.input_shape[1:])
         if isinstance(model, cls) and (names, shape) == (manifest.class_names, manifest.input_shape):
             return model
-        file = model.file if isinstance(model, cls) else None
-        return cls(network, with_changes(manifest, class_names=names, input_shape=shape), file)
+        manifest = with_changes(manifest, class_names=names, input_shape=shape)
+        return with_changes(model, manifest=manifest) if isinstance(model, cls) else cls(network, manifest)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -152,14 +171,34 @@ class Classifier:
         if image.dtype != np.uint8 and not (image.dtype.kind == "f" and image.min() >= 0 and image.max() <= 1):
             received = f"{image.dtype} from {image.min()} to {image.max()}"
             raise ImageError(f"A picture must be uint8 or float in [0, 1]. Received: {received}")
-        values = self.probabilities(image[np.newaxis])[0]
+        values, familiarity = self._answer(image[np.newaxis])
         order = np.argsort(-values, kind="stable")
         probabilities = {self.class_names[i]: float(values[i]) for i in order}
-        return Prediction(self.class_names[order[0]], float(values[order[0]]), probabilities, to_bytes(image))
+        first = order[0]
+        return Prediction(self.class_names[first], float(values[first]), probabilities, to_bytes(image), familiarity)
+
+    def _answer(self, x: np.ndarray) -> tuple[np.ndarray, float | None]:
+        """Probabilities (classes,) and familiarity of one picture, (1, H, W, C)."""
+        if self.detector is None:
+            return self.probabilities(x)[0], None
+        probabilities, familiarity = self.with_familiarity(x)
+        return probabilities[0], float(familiarity[0])
+
+    def with_familiarity(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities (N, classes) and familiarity (N,), float32, of prepared pictures.
+
+        Raises:
+            ValueError: The model has no detector.
+        """
+        if self.detector is None:
+            raise ValueError(f"{self.name} has no detector of pictures that are none of its classes.")
+        return predict_with_familiarity(self.network, self.fitting(x), self.detector, views=self.manifest.views)
 
     def save(self, path: str | os.PathLike, *, replace: bool = False, half: bool = False) -> "Classifier":
         """Write the network and its manifest (see `write_model`); returns the classifier as written, with its file."""
-        manifest = files.write_model(self.network, self.manifest, path, replace=replace, half=half)
+        manifest = files.write_model(
+            self.network, self.manifest, path, detector=self.detector, replace=replace, half=half
+        )
         return with_changes(self, manifest=manifest, file=Path(path).expanduser())
 
     def recorded(self, **changes) -> "Classifier":
@@ -211,7 +250,7 @@ def load_model(path_or_name: str | os.PathLike = "best", *, dataset: str = "cifa
     path = find_model(path_or_name, dataset=dataset)
     network, manifest = files.read_model(path)
     try:
-        return Classifier.of(Classifier(network, manifest, path))
+        return Classifier.of(Classifier(network, manifest, path, read_detector(path, manifest.sha256, network)))
     except ValueError as error:  # names that are not as many as the outputs
         raise ModelFileError(f"{path} does not match its manifest: {error}") from error
 

@@ -241,7 +241,8 @@ def _picture_files(names: list[str]) -> tuple[list[Path | str], list[dict]]:
 
 
 def _as_json(file: str, prediction) -> dict:
-    return {"file": file} | {key: getattr(prediction, key) for key in ("label", "confidence", "probabilities")}
+    keys = ("label", "confidence", "known", "familiarity", "probabilities")
+    return {"file": file} | {key: getattr(prediction, key) for key in keys}
 
 
 def data(options: argparse.Namespace) -> int:

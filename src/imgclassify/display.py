@@ -61,15 +61,15 @@ def hint(sentence: str) -> str:
     return f'<span class="hint">{escape(sentence)}</span>'
 
 
-def bars(shares: Iterable[tuple[str, float]]) -> str:
-    """Labels with their shares, 0 to 1, as bars; the first is highlighted."""
+def bars(shares: Iterable[tuple[str, float]], *, highlighted: bool = True) -> str:
+    """Labels with their shares, 0 to 1, as bars; the first is highlighted unless that is False."""
     rows = (
         f'<span class="label">{escape(label)}</span>'
         f'<span class="track"><span class="bar" style="width:{100 * share:.1f}%"></span></span>'
         f'<span class="percent">{share:.1%}</span>'
         for label, share in shares
     )
-    return f'<div class="bars">{"".join(rows)}</div>'
+    return f'<div class="bars{"" if highlighted else " plain"}">{"".join(rows)}</div>'
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -57,6 +57,11 @@ class Batches:
         """Number of different pictures to train on."""
         return len(self._rows)
 
+    def sample(self, count: int) -> np.ndarray:
+        """At most so many of the pictures (or their activations) at random, as they are, (N, H, W, C)."""
+        rows = self._rows[np.sort(self._random(0, 4).permutation(len(self))[:count])]
+        return self._pictures[0][rows] if len(self._pictures.shape) == 5 else self._pictures[rows]
+
     def order(self, epoch: int, among: np.ndarray | None = None) -> np.ndarray:
         """Positions in this epoch's order, int32; the last batch is filled up from the beginning of the order.
 

@@ -8,6 +8,7 @@ from scipy.special import softmax
 
 from imgclassify import backend
 from imgclassify.data.images import scale_pixels
+from imgclassify.models.familiarity import Detector
 
 VIEWS = (1, 2, 6)
 _MOST_PICTURES, _MOST_PIXELS = 256, 2**19  # computed at a time on a core; limits the memory used
@@ -39,7 +40,18 @@ def predict_probabilities(
     """
     if views not in VIEWS:
         raise ValueError(f"views must be one of {', '.join(map(str, VIEWS))}. Received: views={views}")
-    return _in_batches(_compile(network, views, x.dtype), network, x, on_batch_end)
+    return _in_batches(_compile(network, views, x.dtype), network, x, on_batch_end)[0]
+
+
+def predict_with_familiarity(
+    network, x: np.ndarray, detector: Detector, *, views: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """Class probabilities, as from `predict_probabilities`, and familiarity, float32 (N,); see `Detector`.
+
+    The familiarity is that of the unchanged picture.
+    """
+    probabilities, familiarity = _in_batches(_compile(network, views, x.dtype, detector), network, x)
+    return probabilities, familiarity
 
 
 def predict_views(network, x: np.ndarray, *, views: int) -> np.ndarray:
@@ -48,7 +60,7 @@ def predict_views(network, x: np.ndarray, *, views: int) -> np.ndarray:
     The arguments are those of `predict_probabilities`. The first view is the unchanged picture.
     """
     compiled = _compile(network, 1, x.dtype)
-    return np.stack([_in_batches(compiled, network, view) for view in _views(x, views, np.pad)])
+    return np.stack([_in_batches(compiled, network, view)[0] for view in _views(x, views, np.pad)])
 
 
 def combine_views(probabilities: np.ndarray) -> np.ndarray:
@@ -68,23 +80,25 @@ def batch_length(shape: tuple[int, ...]) -> int:
     return max(1, min(_MOST_PICTURES, _MOST_PIXELS // int(np.prod(shape[:2]))))
 
 
-def _in_batches(compiled, network, x: np.ndarray, on_batch_end: Callable[[], None] | None = None) -> np.ndarray:
+def _in_batches(compiled, network, x: np.ndarray, on_batch_end: Callable[[], None] | None = None) -> list[np.ndarray]:
     tf, step = backend.tensorflow(), batch_length(x.shape[1:])
     taken = network.input_shape[1:]  # TensorFlow would not say what is wrong
     if any(side not in (None, given) for side, given in zip(taken, x.shape[1:], strict=True)):
         raise ValueError(f"The network takes pictures of shape {taken}. Received: {tuple(x.shape[1:])}")
 
-    def predict(start: int) -> np.ndarray:
-        return compiled(tf.constant(x[start : start + step])).numpy()
+    def predict(start: int) -> list[np.ndarray]:
+        return [each.numpy() for each in compiled(tf.constant(x[start : start + step]))]
 
+    if len(x) == 0:
+        return [np.empty((0, *each.shape[1:]), np.float32) for each in compiled.outputs]
     if len(x) <= step:  # no thread for a single picture
-        return predict(0) if len(x) else np.empty((0, network.output_shape[-1]), np.float32)
+        return predict(0)
     results = []
     for each in backend.in_parallel(predict, range(0, len(x), step)):
         results.append(each)
         if on_batch_end is not None:
             on_batch_end()
-    return np.concatenate(results)
+    return [np.concatenate(parts) for parts in zip(*results, strict=True)]
 
 
 def _views(x, views: int, pad: Callable) -> list:
@@ -96,26 +110,34 @@ def _views(x, views: int, pad: Callable) -> list:
     return shown + [view[:, :, ::-1] for view in shown] if views > 1 else shown
 
 
-def _compile(network, views: int, dtype: np.dtype):
-    """The network as one TensorFlow function for any number of pictures, traced once."""
-    if (function := _compiled.get(network, {}).get((views, dtype))) is not None:
+def _compile(network, views: int, dtype: np.dtype, detector: Detector | None = None):
+    """The network as one TensorFlow function for any number of pictures, traced once.
+
+    It gives the probabilities and, with a detector, the familiarity.
+    """
+    key = views, dtype, detector
+    if (function := _compiled.get(network, {}).get(key)) is not None:
         return function
     with backend.tracing():
         functions = _compiled.setdefault(network, {})
-        if (views, dtype) not in functions:  # else another thread was first
+        if key not in functions:  # else another thread was first
             tf, reference = backend.tensorflow(), weakref.ref(network)
 
-            def probabilities(x):
+            def answer(x):
                 network = reference()
+                watched = detector.outputs(network) if detector else []
+                whole = backend.keras().Model(network.inputs, [*watched, network.output]) if detector else network
                 shown = _views(scale_pixels(x), views, tf.pad)
                 # One call per view rather than one for all views: the calls run in parallel.
-                answers = [tf.cast(network(view, training=False), tf.float32) for view in shown]
+                given = [whole(view, training=False) for view in shown]
+                answers = [tf.cast(each[-1] if detector else each, tf.float32) for each in given]
+                familiarity = [detector.familiarity(given[0][:-1])] if detector else []
                 if views == 1:
-                    return answers[0]
-                logits = [tf.math.log(tf.maximum(answer, _SMALLEST)) for answer in answers]
-                return tf.nn.softmax(tf.add_n(logits) / views)
+                    return [answers[0], *familiarity]
+                logits = [tf.math.log(tf.maximum(each, _SMALLEST)) for each in answers]
+                return [tf.nn.softmax(tf.add_n(logits) / views), *familiarity]
 
             signature = tf.TensorSpec((None, *network.input_shape[1:]), dtype)
-            function = tf.function(probabilities, autograph=False)  # autograph would only write temporary files
-            functions[views, dtype] = function.get_concrete_function(signature)  # traced here, and never again
-        return functions[views, dtype]
+            function = tf.function(answer, autograph=False)  # autograph would only write temporary files
+            functions[key] = function.get_concrete_function(signature)  # traced here, and never again
+        return functions[key]

@@ -13,8 +13,10 @@ import numpy as np
 from imgclassify import backend
 from imgclassify.atomic import replacing, sweep
 from imgclassify.data.download import file_sha256
+from imgclassify.models.familiarity import Detector
 from imgclassify.models.networks import with_temperatures
 from imgclassify.progress import Progress
+from imgclassify.runs.detectors import write_detector
 from imgclassify.runs.locks import LockedError, locked
 from imgclassify.runs.manifest import Manifest, ModelFileError, manifest_path, read_manifest, write_manifest
 from imgclassify.runs.safety import UnsafeModelError, check_file, check_network
@@ -108,7 +110,13 @@ def _coming(path: Path) -> Path:
 
 
 def write_model(
-    network, manifest: Manifest, path: str | os.PathLike, *, replace: bool = False, half: bool = False
+    network,
+    manifest: Manifest,
+    path: str | os.PathLike,
+    *,
+    detector: Detector | None = None,
+    replace: bool = False,
+    half: bool = False,
 ) -> Manifest:
     """Write a network and its manifest, each whole or not at all; returns the manifest with the file's SHA-256.
 
@@ -116,6 +124,7 @@ def write_model(
         network: A float32 Keras model; not modified.
         manifest: What is known of it.
         path: A `.keras` or `.h5` file; its folder is created. The manifest goes beside it as `.json`.
+        detector: What tells other things from its classes; it goes beside the model too.
         replace: Whether an existing file may be overwritten.
         half: Whether weights are stored as float16, in half the space; for `.keras`. They load as float32, rounded.
 
@@ -142,6 +151,7 @@ def write_model(
             manifest = with_changes(manifest, sha256=file_sha256(part))
             write_manifest(_coming(path), manifest)
         _coming(path).replace(manifest_path(path))
+        write_detector(path, detector, manifest.sha256)
     return manifest
 
 

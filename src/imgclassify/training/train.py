@@ -19,6 +19,7 @@ from imgclassify.data.photos import take_rows
 from imgclassify.evaluation.calibration import calibrate
 from imgclassify.evaluation.metrics import Evaluation
 from imgclassify.models.backbones import BACKBONES
+from imgclassify.models.familiarity import Detector
 from imgclassify.models.inference import predict_probabilities
 from imgclassify.models.networks import build_model, whiten
 from imgclassify.progress import Progress
@@ -30,7 +31,7 @@ from imgclassify.runs.records import new_run
 from imgclassify.settings import short_mode
 from imgclassify.training.keeping import HALF_A_MINUTE, Keeper
 from imgclassify.training.loop import DivergedError, Loop
-from imgclassify.training.transfer import Job, LogisticLoop, prepare_job
+from imgclassify.training.transfer import Job, LogisticLoop, fit_detector, prepare_job
 from imgclassify.training.watch import History, StopTraining, Watch
 
 _SHORT_EPOCHS, _SHORT_VARIANTS = 3, 2  # in short mode
@@ -126,7 +127,8 @@ def train_model(
         if error is not None:
             _keep_what_there_is(classifier, keeper, seen)
             raise _in_words(error, chosen) from error
-        classifier = _keep(classifier, keeper, seen, progress)
+        detect = functools.partial(fit_detector, network, chosen, job, groups=data.groups, rows=train_rows, seed=seed)
+        classifier = _keep(classifier, keeper, seen, progress, fit=detect)
         if status == "interrupted" or watch.ended_early:
             progress.say(_how_it_ended(watch, chosen, run))
     return classifier, watch.history
@@ -286,15 +288,23 @@ def _run_epochs(loop: Loop | LogisticLoop, job: Job, watch: Watch, keeper: Keepe
         keeper.checkpoint(loop, watch, every=0)
 
 
-def _keep(classifier: Classifier, keeper: Keeper, seen: Job, progress: Progress) -> Classifier:
-    """Save the classifier in its run: first uncalibrated, so that the weights are safe, and then calibrated."""
+def _keep(
+    classifier: Classifier,
+    keeper: Keeper,
+    seen: Job,
+    progress: Progress,
+    *,
+    fit: Callable[[], Detector | None] = lambda: None,
+) -> Classifier:
+    """Save the classifier in its run: first as it is, so that the weights are safe, then finished."""
     status = classifier.manifest.status
     kept = keeper.save(classifier.recorded(status="failed" if status == "failed" else "interrupted"))
     if not classifier.manifest.history["loss"]:
         return kept
     progress.log("calibrating on the validation pictures")
     calibrated = calibrate(classifier, *seen.validation, learned=seen.network)
-    return keeper.save(calibrated.classifier.recorded(metrics=calibrated.metrics("val")))
+    measured = calibrated.classifier.recorded(metrics=calibrated.metrics("val"))
+    return keeper.save(replace(measured, detector=fit()))
 
 
 def _keep_what_there_is(classifier: Classifier, keeper: Keeper, seen: Job) -> None:

@@ -1,5 +1,6 @@
 """Transfer: keep what a backbone has learned up to one of its layers, and train the layers after it."""
 
+import contextlib
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -11,8 +12,11 @@ from imgclassify.data.augmentation import Variations, draw_variations, vary
 from imgclassify.data.batches import Batches
 from imgclassify.data.dataset import DatasetError
 from imgclassify.data.images import scale_pixels
+from imgclassify.data.splits import folds
 from imgclassify.evaluation.metrics import Evaluation
+from imgclassify.evaluation.unknown import SAMPLE, detector_from
 from imgclassify.models.backbones import BACKBONES, FEATURES
+from imgclassify.models.familiarity import Detector
 from imgclassify.models.inference import batch_length, predict_probabilities
 from imgclassify.recipes import Recipe
 from imgclassify.settings import cache_dir
@@ -80,6 +84,36 @@ def prepare_job(
     fit_last_layer(network, features, labels)
     seen = activations.compute(held, np.arange(len(held)), [Variations()])[0]
     return Job(keras.Model(cut, network.output), Batches(trained, labels, **options), (seen, truth))
+
+
+def fit_detector(
+    network, recipe: Recipe, job: Job | None, *, groups: np.ndarray | None, rows: np.ndarray, seed: int
+) -> Detector | None:
+    """What tells other things from the classes, from a sample of a job's pictures; None if there are too few.
+
+    Args:
+        network: The whole trained network.
+        recipe: How it was trained.
+        job: What was trained, and on what; None if the training has failed before.
+        groups: As in `Dataset.groups`.
+        rows: Rows of the pictures that were trained on, (N,).
+        seed: For the sample.
+    """
+    if job is None:
+        return None
+    random, parts, (held, _) = np.random.default_rng([seed, 8]), [], job.validation
+    known = held[np.sort(random.permutation(len(held))[:SAMPLE])]
+    if isinstance(job.training, Batches):
+        training = job.training.sample(SAMPLE)
+    else:  # features, of which only the last layer has learned: held out by turns, they are known pictures too
+        training, labels = job.training
+        if len(training) > SAMPLE:
+            training = training[np.sort(random.permutation(len(training))[:SAMPLE])]
+        else:
+            with contextlib.suppress(DatasetError):  # a single photo of each class
+                parts = folds(labels, None if groups is None else groups[rows], seed=seed)
+    begin = recipe.frozen if recipe.architecture in BACKBONES else ""
+    return detector_from(network, recipe.architecture, training, known, begin=begin, folds=parts)
 
 
 class LogisticLoop:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from imgclassify.classifier import Classifier, Prediction
+from imgclassify.classifier import NONE_OF_THESE, Classifier, Prediction
 from imgclassify.data.images import Picture, decode_image, prepare_image
 from imgclassify.display import BLUE, GREY, ORANGE
 from imgclassify.evaluation.comparison import ModelComparison
@@ -220,10 +220,11 @@ def plot_prediction(
     height, width = prediction.image.shape[:2]
     show_picture(row[-2], prediction.image, f"what the model sees: {width} x {height} pixels")
     labels, values = zip(*prediction.top(top), strict=True)
-    bars = row[-1].barh(labels, values, color=[BLUE, *[GREY] * (len(labels) - 1)])
+    bars = row[-1].barh(labels, values, color=[BLUE if prediction.known else GREY, *[GREY] * (len(labels) - 1)])
     row[-1].bar_label(bars, fmt="{:.1%}", padding=3, fontsize=9)
     row[-1].invert_yaxis()
     truth = f" (true class: {true_label})" if true_label else ""
-    row[-1].set(xlim=(0, 1.25), xticks=[0, 0.5, 1], xlabel="probability", title=prediction.label + truth)
+    title = prediction.label if prediction.known else f"{NONE_OF_THESE}; nearest: {prediction.label}"
+    row[-1].set(xlim=(0, 1.25), xticks=[0, 0.5, 1], xlabel="probability", title=title + truth)
     percent(row[-1].xaxis)
     return figure

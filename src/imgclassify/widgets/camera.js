@@ -35,6 +35,7 @@ function render({ model, el }) {
   const viewPanel = panel("The model's view");
   const view = element("img", "view", viewPanel, { alt: "", src: NOTHING });
   const verdict = panel("Most probable classes");
+  const said = element("p", "verdict", verdict);
   const bars = element("div", "bars", verdict);
   const rate = element("p", "rate", verdict);
   const known = element("div", "known", root);
@@ -134,7 +135,7 @@ function render({ model, el }) {
     canvas.toBlob(ready, side > EXACT ? "image/jpeg" : "image/png", 0.92);
   }
 
-  function answered({ frame, error, top, view: address }) {
+  function answered({ frame, error, top, verdict: none, view: address }) {
     if (frame !== waiting?.frame) return;
     const { since, taking } = waiting;
     waiting = null;
@@ -144,21 +145,23 @@ function render({ model, el }) {
       update();
       return say(error, true);
     }
-    if (top) show(top, address);
+    if (top) show(top, none, address);
     else say(`${taking.name}: ${(taking.taken += 1)} taken.`);
     if (repeat || burst) setTimeout(send, since + (burst ? BURST_PACE : PACE) - performance.now());
   }
 
-  function show(top, address) {
+  function show(top, none, address) {
     view.src = address;
     view.classList.toggle("smooth", address.startsWith("data:image/jpeg")); // a large one, without visible pixels
+    said.textContent = none || top[0][0];
+    bars.classList.toggle("plain", Boolean(none));
     bars.replaceChildren();
     for (const [label, probability] of top) {
       element("span", "label", bars, { textContent: label });
       element("span", "bar", element("span", "track", bars)).style.width = `${100 * probability}%`;
       element("span", "percent", bars, { textContent: `${(100 * probability).toFixed(1)}%` });
     }
-    view.alt = `What the model sees: ${top[0][0]}?`;
+    view.alt = `What the model sees: ${none || top[0][0]}?`;
     const now = performance.now();
     times = [...times.filter((time) => now - time < 3000), now];
     rate.textContent = repeat && times.length > 2 ? `${((1000 * (times.length - 1)) / (now - times[0])).toFixed(1)} predictions per second` : "";

@@ -7,7 +7,7 @@ import anywidget
 import numpy as np
 import traitlets
 
-from imgclassify.classifier import Classifier, Prediction
+from imgclassify.classifier import NONE_OF_THESE, Classifier, Prediction
 from imgclassify.widgets.handlers import answered, script, style, view_uri
 
 _DETAIL = 3  # side of a frame, as a multiple of a small input's side; leaves enough pixels for antialiasing here
@@ -90,7 +90,8 @@ class CameraClassifier(anywidget.AnyWidget):
         def answer() -> dict:
             if (name := message.get("burst")) is None:
                 prediction = self.classify_frame(buffers[0])
-                return {"top": prediction.top(3), "view": view_uri(prediction.image)}
+                verdict = "" if prediction.known else NONE_OF_THESE
+                return {"top": prediction.top(3), "verdict": verdict, "view": view_uri(prediction.image)}
             if name not in self.bursts:
                 raise ValueError("The frame belongs to no button of this box.")
             self._on_burst(name, bytes(buffers[0]))

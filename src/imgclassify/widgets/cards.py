@@ -14,7 +14,7 @@ from imgclassify.data.images import Picture, decode_image, prepare_image
 from imgclassify.widgets.crop import CropBox, central_square, cut, fit_square
 from imgclassify.widgets.handlers import guarded, view_html
 
-_COLUMNS = ("file", "class", "confidence", "second", "second confidence", "third", "third confidence", "problem")
+_CLASSES = ("class", "confidence", "second", "second confidence", "third", "third confidence")
 _FORMULA = tuple("=+-@＝＋－＠")  # spreadsheets take the wide ones too
 
 
@@ -75,8 +75,7 @@ class PhotoCard(ipywidgets.HBox):
         self.answer.value = (
             f'<div class="seen"><figure>{view_html(self.prediction.image)}'
             '<figcaption>what the model sees</figcaption></figure><div class="answer">'
-            f'<span class="verdict">{display.escape(self.prediction.label)}</span> '
-            f"{display.hint(f'{milliseconds:.0f} ms')}{display.bars(self.prediction.top(3))}</div></div>"
+            f"{self.prediction.html(3, f'{milliseconds:.0f} ms')}</div></div>"
         )
 
 
@@ -97,10 +96,12 @@ def results_csv(cards: Sequence[PhotoCard | ProblemCard]) -> str:
     """
     file = io.StringIO()
     writer = csv.writer(file)
-    writer.writerow(_COLUMNS)
+    writer.writerow(["file", *_CLASSES, "familiarity", "problem"])
     for card in cards:
         top = [*(card.prediction.top(3) if card.prediction else ()), ("", ""), ("", ""), ("", "")][:3]
         answers = [part for label, share in top for part in (_harmless(label), f"{share:.4f}" if label else "")]
+        familiarity = card.prediction.familiarity if card.prediction else None
+        answers.append("" if familiarity is None else f"{familiarity:.4f}")
         writer.writerow([_harmless(card.name), *answers, _harmless(card.problem)])
     return file.getvalue()
 
