@@ -3,6 +3,7 @@
 import errno
 import tempfile
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,8 +14,9 @@ from imgclassify.data.dataset import DatasetError
 from imgclassify.data.folders import save_as_folder
 from imgclassify.data.images import Resized
 from imgclassify.data.loading import load_dataset
+from imgclassify.evaluation import unknown
 from imgclassify.models.backbones import BACKBONE, FEATURES
-from imgclassify.recipes import get_recipe
+from imgclassify.recipes import Recipe, get_recipe
 from imgclassify.settings import cache_dir
 from imgclassify.training import transfer
 from imgclassify.training.loop import Loop
@@ -255,3 +257,29 @@ def test_photos_that_were_loaded_small_are_not_trained_on_enlarged(tiny, tmp_pat
 def test_the_features_are_named_in_the_saved_network(tiny, quiet):
     classifier, _ = train_model(HEAD, tiny, progress=quiet)
     assert classifier.network.get_layer(FEATURES).output.shape[1:] == (1280,)
+
+
+# --- what is none of the classes -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("recipe", "architecture", "layers", "known"),
+    [(HEAD, BACKBONE, 1, 60), (PHOTOS, BACKBONE, 1, 12), (Recipe("baseline", epochs=1), "baseline", 4, 12)],
+    ids=["head", "photos", "baseline"],
+)
+def test_a_training_ends_with_a_detector_if_there_are_enough_known_pictures(
+    recipe, architecture, layers, known, tiny, quiet, monkeypatch
+):
+    model, _ = train_model(replace(recipe, validation_fraction=0.2), tiny, progress=quiet)
+    # `head` learned only its last layer: by turns, its 48 training pictures are known ones too.
+    assert (model.detector is not None) == (known >= 40)
+    monkeypatch.setattr(unknown, "_FEWEST", 10)
+    model, _ = train_model(replace(recipe, validation_fraction=0.2), tiny, progress=quiet)
+    again = load_model(model.name)
+    assert len(again.detector.layers) == layers
+    assert len(again.detector.known[0]) == known
+    assert len(again.detector.references[0]) == 48
+    noise = np.random.default_rng(1).integers(0, 256, (20, *again.input_shape), np.uint8)
+    _, familiarity = again.with_familiarity(noise)
+    _, of_known = again.with_familiarity(tiny.x_test)
+    assert familiarity.mean() < of_known.mean() / 2

@@ -254,6 +254,7 @@ def test_the_table_holds_all_results_in_their_order(box, png):
         (name, round(share, 4)) for name, share in top
     ]
     assert rows[1]["confidence"] == ""
+    assert [row["familiarity"] for row in rows] == ["", "", ""]  # this model has no detector
     assert "bad.png is not a picture" in rows[1]["problem"]
     assert rows[0]["problem"] == ""
 

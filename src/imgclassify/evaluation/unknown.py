@@ -1,12 +1,23 @@
 """Unknown: fit what tells a model's classes from other things, and measure how well that works."""
 
-from collections.abc import Sequence
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
+from scipy.special import logsumexp, softmax
+from scipy.stats import rankdata
 
 from imgclassify import backend
+from imgclassify.classifier import Classifier
+from imgclassify.data.dataset import Dataset
+from imgclassify.data.images import Picture, decode_image, prepare_image
 from imgclassify.models.backbones import BACKBONES, GUIDED
 from imgclassify.models.familiarity import (
+    KINDS,
+    LAST,
+    UNFAMILIAR,
     Detector,
     Kind,
     last_layer,
@@ -59,7 +70,7 @@ def detector_from(
 
 def _outputs(network, names: Sequence[str], x: np.ndarray, begin: str = "") -> list[np.ndarray]:
     """What these layers give for many pictures, float32 (N, D) each."""
-    inputs = network.get_layer(begin).output if begin else network.inputs
+    inputs = network.get_layer(begin).output if begin else network.inputs[0]
     keras, outputs = backend.keras(), layer_outputs(network, names)
     joined = keras.layers.Concatenate()(outputs) if len(outputs) > 1 else outputs[0]
     ends = np.cumsum([each.shape[-1] for each in outputs])[:-1]
@@ -74,3 +85,83 @@ def _reference(kind: Kind, network, outputs: np.ndarray) -> np.ndarray:
     kernel, bias = weights[0], weights[1] if len(weights) > 1 else np.zeros(weights[0].shape[1])
     mean = np.append(outputs.mean(axis=0), 0)
     return np.vstack([mean, np.column_stack([kernel.T, bias])]).astype(np.float32)
+
+
+def as_thumbnails(pictures: Sequence[Picture], size: int = 32, *, quality: int = 90) -> np.ndarray:
+    """Pictures as a data set of thumbnails has them: cut, shrunk and stored as JPEG; uint8 (N, size, size, 3).
+
+    Otherwise outsiders could be told from known pictures by how they were stored.
+    """
+    prepared = [prepare_image(decode_image(each, size=size), size=size) for each in pictures]
+    files = [io.BytesIO() for _ in prepared]
+    for image, file in zip(prepared, files, strict=True):
+        Image.fromarray(image).save(file, "JPEG", quality=quality)
+    return np.stack([np.asarray(decode_image(file.getvalue())) for file in files])
+
+
+class Separation(NamedTuple):
+    """How well a score tells pictures of other things from pictures of a model's classes."""
+
+    auroc: float  # probability that a picture of the classes has the higher score, 0 to 1
+    passed: float  # share of the other pictures that are taken for one of the classes, where 95 % of these are
+
+
+def compare_scores(
+    classifier: Classifier, data: Dataset, outsiders: Mapping[str, np.ndarray], *, count: int = 2000
+) -> dict[str, dict[str, Separation]]:
+    """Measure the classifier's own detector beside other scores from the literature, on the same pictures.
+
+    The others are computed from the last layer: maximum softmax probability (Hendrycks and Gimpel, 2017), energy (Liu
+    et al., 2020), Mahalanobis distance (Lee et al., 2018), nearest neighbours and decision boundaries (see `Detector`).
+    Thresholds are such that 95 % of the validation pictures pass. No score has seen the outsiders before.
+
+    Args:
+        classifier: With a detector.
+        data: What it was trained on; the test pictures are the known ones.
+        outsiders: Pictures of other things by name, uint8 (N, H, W, 3), in the size of the data or of the model.
+        count: How many pictures at most of each part of the data.
+
+    Returns:
+        For each score, a `Separation` for each kind of outsiders, and one for "test pictures", of which only the share
+        that passes is meaningful.
+
+    Raises:
+        ValueError: The classifier has no detector.
+    """
+    recipe, seed = classifier.manifest.recipe, classifier.manifest.seed or 0
+    rows = data.validation_split(recipe.validation_fraction if recipe else 0.1, seed)
+    train, held = (np.sort(np.random.default_rng(seed).permutation(each)[:count]) for each in rows)
+    parts = {"training": data.x_train[train], "validation": data.x_train[held], "test pictures": data.x_test[:count]}
+    parts = {name: classifier.fitting(np.asarray(each)) for name, each in (parts | dict(outsiders)).items()}
+    outputs = {name: _outputs(classifier.network, [LAST], each)[0] for name, each in parts.items()}
+    scores = _scores(classifier.network, outputs["training"], data.y_train[train])
+    found = {label: {name: of(each) for name, each in outputs.items()} for label, of in scores.items()}
+    found["its detector"] = {name: classifier.with_familiarity(each)[1] for name, each in parts.items()}
+    measured = ("test pictures", *outsiders)
+    return {each: {name: _separation(of, of[name]) for name in measured} for each, of in found.items()}
+
+
+def _separation(scores: Mapping[str, np.ndarray], others: np.ndarray) -> Separation:
+    known, least = scores["test pictures"], np.quantile(scores["validation"], UNFAMILIAR)
+    above = rankdata(np.concatenate([known, others]))[: len(known)].sum() - len(known) * (len(known) + 1) / 2
+    return Separation(float(above / (len(known) * len(others))), float((others >= least).mean()))
+
+
+def _scores(network, learned: np.ndarray, labels: np.ndarray) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
+    """Scores (N,) of what the last layer takes, (N, D), by name; known pictures have higher ones."""
+    neighbours, boundaries = (_reference(kind, network, learned) for kind in KINDS)
+    kernel, bias = boundaries[1:, :-1].T, boundaries[1:, -1]
+    means = np.stack([learned[labels == each].mean(axis=0) for each in np.unique(labels)])
+    inverse = np.linalg.pinv(np.cov((learned - means[np.searchsorted(np.unique(labels), labels)]).T), hermitian=True)
+
+    def mahalanobis(values: np.ndarray) -> np.ndarray:
+        apart = [values - mean for mean in means]
+        return -np.min([np.einsum("nd,de,ne->n", each, inverse, each, optimize=True) for each in apart], axis=0)
+
+    return {
+        "maximum softmax": lambda values: softmax(values @ kernel + bias, axis=1).max(axis=1),
+        "energy": lambda values: logsumexp(values @ kernel + bias, axis=1),
+        "Mahalanobis distance": mahalanobis,
+        "nearest neighbours": lambda values: score("neighbours", values, neighbours).numpy(),
+        "decision boundaries": lambda values: score("boundaries", values, boundaries).numpy(),
+    }

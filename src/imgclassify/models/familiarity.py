@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
+from scipy.stats import rankdata
 
 from imgclassify import backend
 
@@ -52,23 +53,19 @@ class Detector:
 
     def familiarity(self, outputs: Sequence[Any]):
         """Familiarity of pictures, float32 (N,), above 0 to 1, from what the layers gave, (N, D) each; tensors."""
-        scores = [score(self.kind, *each) for each in zip(outputs, self.references, strict=True)]
-        return _share(self._combined(scores), self.known[-1])
-
-    def _combined(self, scores: Sequence[Any]):
-        tf = backend.tensorflow()
-        shares = [_share(each, known) for each, known in zip(scores, self.known, strict=False)]
-        return tf.add_n([tf.math.log(each) for each in shares])
+        tf, layers = backend.tensorflow(), zip(outputs, self.references, self.known[:-1], strict=True)
+        logs = [tf.math.log(_share(score(self.kind, each, reference), known)) for each, reference, known in layers]
+        return _share(tf.add_n(logs), self.known[-1])
 
 
 def make_detector(
     kind: Kind, layers: Sequence[str], references: Sequence[np.ndarray], scores: Sequence[np.ndarray]
 ) -> Detector:
     """A detector from each layer's reference and the scores that the known pictures got from it, (m,)."""
-    known = tuple(np.sort(np.asarray(each, np.float32)) for each in scores)
-    detector = Detector(kind, tuple(layers), tuple(references), known)
-    combined = np.sort(detector._combined([np.asarray(each, np.float32) for each in scores]).numpy())
-    return Detector(kind, tuple(layers), tuple(references), (*known, combined))
+    # Each known picture is compared with the others, as a new one will be with all.
+    shares = [rankdata(each, method="max") / len(each) for each in scores]
+    known = tuple(np.sort(each).astype(np.float32) for each in (*scores, np.log(shares).sum(axis=0)))
+    return Detector(kind, tuple(layers), tuple(references), known)
 
 
 def score(kind: Kind, outputs, reference: np.ndarray):

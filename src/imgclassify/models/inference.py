@@ -126,7 +126,7 @@ def _compile(network, views: int, dtype: np.dtype, detector: Detector | None = N
             def answer(x):
                 network = reference()
                 watched = detector.outputs(network) if detector else []
-                whole = backend.keras().Model(network.inputs, [*watched, network.output]) if detector else network
+                whole = backend.keras().Model(network.inputs[0], [*watched, *network.outputs]) if detector else network
                 shown = _views(scale_pixels(x), views, tf.pad)
                 # One call per view rather than one for all views: the calls run in parallel.
                 given = [whole(view, training=False) for view in shown]

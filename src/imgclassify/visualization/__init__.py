@@ -21,6 +21,7 @@ from imgclassify.visualization.results import (
     plot_prediction,
     plot_reliability,
     plot_right_answers,
+    plot_separation,
     plot_won_and_lost,
 )
 from imgclassify.visualization.training import (
@@ -36,5 +37,5 @@ __all__ = [
     "plot_class_scores", "plot_confidence", "plot_confused", "plot_confusion_matrix", "plot_coverage",
     "plot_data_check", "plot_history", "plot_learning_curve", "plot_learning_rates", "plot_mean_images",
     "plot_mistakes", "plot_model_view", "plot_pairs", "plot_prediction", "plot_reliability", "plot_right_answers",
-    "plot_runs", "plot_samples", "plot_spread", "plot_won_and_lost",
+    "plot_runs", "plot_samples", "plot_separation", "plot_spread", "plot_won_and_lost",
 ]  # fmt: skip

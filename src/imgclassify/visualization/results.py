@@ -10,6 +10,7 @@ from imgclassify.data.images import Picture, decode_image, prepare_image
 from imgclassify.display import BLUE, GREY, ORANGE
 from imgclassify.evaluation.comparison import ModelComparison
 from imgclassify.evaluation.metrics import BINS, Evaluation, wilson_interval
+from imgclassify.evaluation.unknown import Separation
 from imgclassify.visualization.data import plot_samples
 from imgclassify.visualization.style import new_figure, percent, show_picture
 
@@ -227,4 +228,25 @@ def plot_prediction(
     title = prediction.label if prediction.known else f"{NONE_OF_THESE}; nearest: {prediction.label}"
     row[-1].set(xlim=(0, 1.25), xticks=[0, 0.5, 1], xlabel="probability", title=title + truth)
     percent(row[-1].xaxis)
+    return figure
+
+
+def plot_separation(scores: Mapping[str, Mapping[str, Separation]], *, title: str = "") -> Figure:
+    """How well each score tells each kind of other things from known pictures, as a table; see `compare_scores`.
+
+    In each field, the AUROC and, below it, the share of other things that passes where 95 % of known pictures do.
+    """
+    kinds = [kind for kind in next(iter(scores.values())) if kind != "test pictures"]
+    figure, ((axes,),) = new_figure(figsize=(1.25 * len(kinds) + 2.4, 0.5 * len(scores) + 1.3))
+    shown = np.array([[row[kind].auroc for kind in kinds] for row in scores.values()])
+    axes.imshow(shown, cmap="Blues", vmin=0.5, vmax=1, aspect="auto")
+    for y, row in enumerate(scores.values()):
+        for x, kind in enumerate(kinds):
+            text = f"{row[kind].auroc:.3f}\n{row[kind].passed:.0%} pass"
+            axes.text(x, y, text, ha="center", va="center", fontsize=8, color="white" if shown[y, x] > 0.8 else "black")
+    axes.set_yticks(range(len(scores)), list(scores))
+    axes.set_xticks(range(len(kinds)), [kind.replace(" ", "\n", 1) for kind in kinds])
+    axes.set_title(title)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
     return figure
