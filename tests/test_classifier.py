@@ -445,6 +445,26 @@ def test_a_shipped_file_alone_answers_real_pictures_as_its_classifier_does(path,
     check_file_alone(path, np.asarray(cifar10.x_test[:500]))
 
 
+@pytest.mark.parametrize("name", ["cifar10_best.keras", "cifar10_guided.keras"])
+def test_a_cup_of_coffee_is_none_of_the_classes_and_a_cat_is_a_cat(name):
+    photos = Path(pytest.importorskip("skimage").__file__).parent / "data"
+    model = load_model(SHIPPED / name)
+    assert not model.predict(photos / "coffee.png").known
+    cat = model.predict(photos / "chelsea.png")
+    assert (cat.label, cat.known) == ("cat", True)
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(
+    ("name", "count"), [("cifar10_best.keras", 1000), ("cifar10_model.h5", 1000), ("cifar10_guided.keras", 200)]
+)
+def test_nineteen_in_twenty_test_pictures_pass_a_shipped_detector(cifar10, name, count):
+    classifier = load_model(SHIPPED / name)
+    probabilities, familiarity = classifier.with_familiarity(cifar10.x_test[:count])
+    assert (familiarity >= 0.05).mean() == pytest.approx(0.95, abs=0.03)
+    assert (probabilities == classifier.probabilities(cifar10.x_test[:count])).all()
+
+
 @pytest.mark.real_data
 @pytest.mark.parametrize(("name", "bound"), [("cifar10_model.h5", 0.015), ("cifar10_best.keras", 0.02)])
 def test_a_shipped_model_is_as_accurate_and_calibrated_as_its_manifest_says(cifar10, name, bound):

@@ -3,14 +3,16 @@
 import base64
 import io
 from importlib import resources
+from pathlib import Path
 
 import numpy as np
 import pytest
+import skimage
 from PIL import Image
 
 pytest.importorskip("anywidget", reason="anywidget is not installed: pip install -e '.[notebooks]'")
 
-from imgclassify.classifier import classify_custom_image
+from imgclassify.classifier import classify_custom_image, load_model
 from imgclassify.data.images import ImageError
 from imgclassify.models.networks import build_model
 from imgclassify.widgets.camera import CameraClassifier
@@ -80,8 +82,19 @@ def test_an_answer_carries_three_classes_and_what_the_model_saw(camera, frame):
     (answer,) = camera.answers
     assert answer["frame"] == "a/1"
     assert answer["top"] == camera.prediction.top(3)
+    assert answer["verdict"] == ""
     content = base64.b64decode(answer["view"].partition(",")[2])
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(content))), camera.prediction.image)
+
+
+def test_an_answer_says_if_the_picture_is_none_of_the_classes(frame, monkeypatch):
+    camera = CameraClassifier(load_model("guided"))
+    monkeypatch.setattr(camera, "send", (answers := []).append)
+    coffee = Path(skimage.__file__).parent / "data" / "coffee.png"
+    receive(camera, {"frame": "a/1"}, [memoryview(coffee.read_bytes())])
+    assert not camera.prediction.known
+    assert answers[0]["verdict"] == "none of its classes"
+    assert answers[0]["top"] == camera.prediction.top(3)
 
 
 @pytest.mark.parametrize(
