@@ -60,7 +60,7 @@ class Prediction:
         """The verdict, a note in a quieter colour, and the `k` most probable classes as bars, as HTML."""
         verdict = f'<span class="verdict">{display.escape(self.label if self.known else NONE_OF_THESE)}</span>'
         nearest = "" if self.known else f"nearest: {self.label}"
-        notes = " ".join(display.hint(each) for each in (nearest, note) if each)
+        notes = display.hint(", ".join(filter(None, (nearest, note))))
         return f"<div>{verdict} {notes}</div>{display.bars(self.top(k), highlighted=self.known)}"
 
     def _repr_html_(self) -> str:
