@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 from scipy.special import logsumexp, softmax
-from scipy.stats import rankdata
 
 from imgclassify import backend
 from imgclassify.classifier import Classifier
@@ -142,9 +141,11 @@ def compare_scores(
 
 
 def _separation(scores: Mapping[str, np.ndarray], others: np.ndarray) -> Separation:
+    from sklearn.metrics import roc_auc_score
+
     known, least = scores["test pictures"], np.quantile(scores["validation"], UNFAMILIAR)
-    above = rankdata(np.concatenate([known, others]))[: len(known)].sum() - len(known) * (len(known) + 1) / 2
-    return Separation(float(above / (len(known) * len(others))), float((others >= least).mean()))
+    truth = np.repeat([1, 0], [len(known), len(others)])
+    return Separation(roc_auc_score(truth, np.concatenate([known, others])), float((others >= least).mean()))
 
 
 def _scores(network, learned: np.ndarray, labels: np.ndarray) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
