@@ -8,6 +8,7 @@ import pytest
 from scipy.special import softmax
 
 from imgclassify import backend, predict_image
+from imgclassify.models import inference
 from imgclassify.models.inference import combine_views, predict_probabilities, predict_views
 from imgclassify.models.networks import with_temperatures
 
@@ -109,25 +110,21 @@ def test_a_network_is_forgotten_after_its_predictions(temperatures):
 
 
 def test_a_network_with_silu_is_freed_with_its_graph():
-    """TensorFlow's own SiLU registers a gradient, which would keep the graph and with it the weights."""
+    """TensorFlow's SiLU registers a gradient, which would keep the graph and with it the weights."""
     layers, x = backend.keras().layers, np.random.default_rng(0).random((4, 32, 32, 3), np.float32)
-    from tensorflow.python.framework.func_graph import FuncGraph
 
-    def graphs() -> int:
-        gc.collect()
-        return sum(isinstance(each, FuncGraph) for each in gc.get_objects())
-
-    def predict() -> None:
+    def graph_of_a_prediction() -> weakref.ref:
         given, answers = layers.Input((32, 32, 3)), layers.Dense(3, "softmax")
-        network = backend.keras().Sequential(
-            [given, layers.GlobalAveragePooling2D(), layers.Activation("silu"), answers]
-        )
+        parts = [given, layers.GlobalAveragePooling2D(), layers.Activation("silu"), answers]
+        network = backend.keras().Sequential(parts)
         assert predict_probabilities(network, x) == pytest.approx(np.asarray(network(x)), abs=1e-6)
+        (function,) = inference._compiled[network].values()
+        return weakref.ref(function.graph)
 
-    predict()
-    before = graphs()
-    predict()
-    assert graphs() == before
+    graph = graph_of_a_prediction()
+    gc.collect()  # the network, and with it its entry in the dictionary of compiled functions
+    gc.collect()  # the function
+    assert graph() is None
 
 
 # --- what comes out -----------------------------------------------------------------------------------
