@@ -13,6 +13,7 @@ from imgclassify.data.check import DataReport
 from imgclassify.data.images import ImageError
 from imgclassify.evaluation.comparison import ModelComparison
 from imgclassify.evaluation.metrics import BINS, Evaluation, evaluate_model, wilson_interval
+from imgclassify.evaluation.unknown import Separation
 from imgclassify.models.networks import build_model
 from imgclassify.runs.manifest import DataRecord, Manifest
 from imgclassify.runs.records import Run
@@ -102,6 +103,7 @@ def test_every_figure_is_on_white_whatever_the_notebooks_settings(tiny, tiny_mod
             "plot_right_answers": v.plot_right_answers(pictures, evaluation),
             "plot_runs": v.plot_runs([a_run("a")]),
             "plot_samples": v.plot_samples(pictures),
+            "plot_separation": v.plot_separation({"energy": {"noise": Separation(0.9, 0.1)}}),
             "plot_spread": v.plot_spread({"as it is": [0.5]}),
             "plot_won_and_lost": v.plot_won_and_lost(pictures, comparison(evaluation)),
         }
