@@ -2,6 +2,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -176,3 +177,36 @@ def test_nothing_more_is_begun_after_an_exception_and_little_ahead_of_the_caller
     assert next(results) == 4
     results.close()
     assert len(begun) < 20
+
+
+# --- tracing -----------------------------------------------------------------------------------------
+
+
+def test_gradients_that_another_thread_traces_meanwhile_are_kept():
+    tf = backend.tensorflow()
+    signature = tf.TensorSpec((None,))
+    of_others, ours = (tf.function(lambda x: tf.nn.silu(x)) for _ in range(2))
+    with backend.tracing():
+        ours.get_concrete_function(signature)
+        other = threading.Thread(target=of_others.get_concrete_function, args=[signature])
+        other.start()
+        other.join()
+    x = tf.constant([1.0, 2.0])
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = of_others(x)
+    expected = [sigmoid * (1 + value * (1 - sigmoid)) for value in (1, 2) for sigmoid in [1 / (1 + np.exp(-value))]]
+    assert tape.gradient(y, x).numpy() == pytest.approx(expected, rel=1e-5)
+
+
+def test_what_is_traced_leaves_no_gradient_behind_also_after_an_error():
+    from tensorflow.python.framework.ops import gradient_registry
+
+    tf, before = backend.tensorflow(), set(gradient_registry.list())
+
+    def fails(x):
+        raise ArithmeticError(tf.nn.silu(x))
+
+    with pytest.raises(ArithmeticError), backend.tracing():
+        tf.function(fails, autograph=False).get_concrete_function(tf.TensorSpec((None,)))
+    assert set(gradient_registry.list()) == before

@@ -69,19 +69,32 @@ def tracing() -> Iterator[None]:
     """Trace functions for TensorFlow in here, so that their memory is freed with them; one thread at a time.
 
     TensorFlow registers each custom gradient that it traces, SiLU's among them, under a name of its own and for good,
-    and with it the whole graph. `tf.GradientTape` does not look there: what was registered meanwhile is dropped.
+    and with it the whole graph. What this thread registers meanwhile is dropped. So a function that is traced here can
+    hold a `tf.GradientTape`, but cannot be differentiated from outside.
     """
     tensorflow()
-    from tensorflow.python.framework import ops
-
-    registered = getattr(getattr(ops, "gradient_registry", None), "_registry", {})  # not public: it may move
+    try:
+        from tensorflow.python.framework.ops import gradient_registry
+        from tensorflow.python.framework.registry import Registry
+    except ImportError:  # they are not public, and may move: a test notices it
+        yield
+        return
+    names, thread = list[str](), threading.get_ident()
     with _tracing:
-        before = set(registered)
+        register = Registry.register
+
+        def noting(self, candidate, name=None):
+            register(self, candidate, name)
+            if threading.get_ident() == thread and str(name).startswith("CustomGradient-"):
+                names.append(name)
+
+        Registry.register = noting
         try:
             yield
         finally:
-            for name in registered.keys() - before:
-                del registered[name]
+            Registry.register = register
+            for name in names:
+                getattr(gradient_registry, "_registry", {}).pop(name, None)
 
 
 def set_seed(seed: int) -> None:

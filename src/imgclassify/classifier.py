@@ -39,7 +39,7 @@ class Prediction:
 
     @property
     def known(self) -> bool:
-        """Whether it seems to be one of the model's classes; one in twenty pictures that are does not."""
+        """Whether it seems to be one of the model's classes; of pictures like its own, one in twenty does not."""
         return self.familiarity is None or self.familiarity >= UNFAMILIAR
 
     def __iter__(self) -> Iterator:
@@ -171,18 +171,15 @@ class Classifier:
         if image.dtype != np.uint8 and not (image.dtype.kind == "f" and image.min() >= 0 and image.max() <= 1):
             received = f"{image.dtype} from {image.min()} to {image.max()}"
             raise ImageError(f"A picture must be uint8 or float in [0, 1]. Received: {received}")
-        values, familiarity = self._answer(image[np.newaxis])
+        if self.detector is None:
+            values, familiarity = self.probabilities(image[np.newaxis])[0], None
+        else:
+            (values,), (familiarity,) = self.with_familiarity(image[np.newaxis])
+            familiarity = float(familiarity)
         order = np.argsort(-values, kind="stable")
         probabilities = {self.class_names[i]: float(values[i]) for i in order}
         first = order[0]
         return Prediction(self.class_names[first], float(values[first]), probabilities, to_bytes(image), familiarity)
-
-    def _answer(self, x: np.ndarray) -> tuple[np.ndarray, float | None]:
-        """Probabilities (classes,) and familiarity of one picture, (1, H, W, C)."""
-        if self.detector is None:
-            return self.probabilities(x)[0], None
-        probabilities, familiarity = self.with_familiarity(x)
-        return probabilities[0], float(familiarity[0])
 
     def with_familiarity(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Probabilities (N, classes) and familiarity (N,), float32, of prepared pictures.
@@ -250,7 +247,7 @@ def load_model(path_or_name: str | os.PathLike = "best", *, dataset: str = "cifa
     path = find_model(path_or_name, dataset=dataset)
     network, manifest = files.read_model(path)
     try:
-        return Classifier.of(Classifier(network, manifest, path, read_detector(path, manifest.sha256, network)))
+        return Classifier.of(Classifier(network, manifest, path, read_detector(path, network)))
     except ValueError as error:  # names that are not as many as the outputs
         raise ModelFileError(f"{path} does not match its manifest: {error}") from error
 

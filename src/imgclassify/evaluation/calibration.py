@@ -1,6 +1,7 @@
 """Calibration: make a classifier's confidence agree with its accuracy."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -54,7 +55,7 @@ def calibrate(classifier: Classifier, x: np.ndarray, y: np.ndarray, *, learned=N
     labels = check_labels(x, y, len(classifier.class_names))
     views = predict_views(learned or classifier.network, x, views=manifest.views)
     temperatures = _fit(views, labels) if np.isfinite(views).all() else ()
-    calibrated = Classifier(with_temperatures(classifier.network, temperatures), manifest, classifier.file)
+    calibrated = replace(classifier, network=with_temperatures(classifier.network, temperatures))
     answers = at_temperatures(views, temperatures) if temperatures else views
     measured, single = (
         Evaluation(probabilities.astype(np.float32), labels, classifier.class_names)

@@ -112,7 +112,7 @@ def compare_scores(
 
     The others are computed from the last layer: maximum softmax probability (Hendrycks and Gimpel, 2017), energy (Liu
     et al., 2020), Mahalanobis distance (Lee et al., 2018), nearest neighbours and decision boundaries (see `Detector`).
-    Thresholds are such that 95 % of the validation pictures pass. No score has seen the outsiders before.
+    Thresholds are such that 95 % of the validation pictures pass. No score was fitted to the outsiders.
 
     Args:
         classifier: With a detector.
@@ -127,6 +127,8 @@ def compare_scores(
     Raises:
         ValueError: The classifier has no detector.
     """
+    if classifier.detector is None:
+        raise ValueError(f"{classifier.name} has no detector of pictures that are none of its classes.")
     recipe, seed = classifier.manifest.recipe, classifier.manifest.seed or 0
     rows = data.validation_split(recipe.validation_fraction if recipe else 0.1, seed)
     train, held = (np.sort(np.random.default_rng(seed).permutation(each)[:count]) for each in rows)

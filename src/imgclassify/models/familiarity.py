@@ -13,6 +13,7 @@ Kind = Literal["neighbours", "boundaries"]
 KINDS = get_args(Kind)
 UNFAMILIAR = 0.05  # pictures below this are none of the network's classes: so are as many of those that are
 LAST = "what the last layer takes"  # in place of a layer's name
+MOST = 2000  # training pictures, and known ones, of a layer
 _NEIGHBOURS = 10  # between 5 and 50, the number made no difference
 _SMALLEST = 1e-12
 
@@ -47,12 +48,8 @@ class Detector:
         """D of each layer."""
         return [each.shape[1] - (self.kind == "boundaries") for each in self.references]
 
-    def outputs(self, network) -> list[Any]:
-        """The network's symbolic outputs (N, D) that `familiarity` takes."""
-        return layer_outputs(network, self.layers)
-
     def familiarity(self, outputs: Sequence[Any]):
-        """Familiarity of pictures, float32 (N,), above 0 to 1, from what the layers gave, (N, D) each; tensors."""
+        """Familiarity of pictures, float32 (N,), above 0 to 1, from the `layer_outputs`, (N, D) each, as tensors."""
         tf, layers = backend.tensorflow(), zip(outputs, self.references, self.known[:-1], strict=True)
         logs = [tf.math.log(_share(score(self.kind, each, reference), known)) for each, reference, known in layers]
         return _share(tf.add_n(logs), self.known[-1])
@@ -108,7 +105,9 @@ def layer_outputs(network, names: Sequence[str]) -> list[Any]:
 def last_layer(network):
     """The layer that gives the logits; after it, only calibration follows."""
     dense = backend.keras().layers.Dense
-    return next(layer for layer in reversed(network.layers) if isinstance(layer, dense))
+    if not (found := [layer for layer in network.layers if isinstance(layer, dense)]):
+        raise ValueError(f"The network {network.name} has no dense layer that gives the classes.")
+    return found[-1]
 
 
 def _is_nonlinear(layer) -> bool:

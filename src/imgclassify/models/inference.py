@@ -8,7 +8,7 @@ from scipy.special import softmax
 
 from imgclassify import backend
 from imgclassify.data.images import scale_pixels
-from imgclassify.models.familiarity import Detector
+from imgclassify.models.familiarity import Detector, layer_outputs
 
 VIEWS = (1, 2, 6)
 _MOST_PICTURES, _MOST_PIXELS = 256, 2**19  # computed at a time on a core; limits the memory used
@@ -38,8 +38,6 @@ def predict_probabilities(
     Raises:
         ValueError: `views` is not one of these numbers.
     """
-    if views not in VIEWS:
-        raise ValueError(f"views must be one of {', '.join(map(str, VIEWS))}. Received: views={views}")
     return _in_batches(_compile(network, views, x.dtype), network, x, on_batch_end)[0]
 
 
@@ -115,6 +113,8 @@ def _compile(network, views: int, dtype: np.dtype, detector: Detector | None = N
 
     It gives the probabilities and, with a detector, the familiarity.
     """
+    if views not in VIEWS:
+        raise ValueError(f"views must be one of {', '.join(map(str, VIEWS))}. Received: views={views}")
     key = views, dtype, detector
     if (function := _compiled.get(network, {}).get(key)) is not None:
         return function
@@ -125,7 +125,7 @@ def _compile(network, views: int, dtype: np.dtype, detector: Detector | None = N
 
             def answer(x):
                 network = reference()
-                watched = detector.outputs(network) if detector else []
+                watched = layer_outputs(network, detector.layers) if detector else []
                 whole = backend.keras().Model(network.inputs[0], [*watched, *network.outputs]) if detector else network
                 shown = _views(scale_pixels(x), views, tf.pad)
                 # One call per view rather than one for all views: the calls run in parallel.

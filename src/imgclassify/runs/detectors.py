@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 
 from imgclassify.atomic import replacing
-from imgclassify.models.familiarity import KINDS, Detector
+from imgclassify.data.download import file_sha256
+from imgclassify.models.familiarity import KINDS, LAST, MOST, Detector, layer_outputs
 from imgclassify.progress import Progress
 
 _MOST_BYTES = 20_000_000  # unpacked; ours have at most 5 MB
+_MOST_CLASSES = 100  # of "boundaries", whose memory grows with their square
 
 
 def detector_path(model: Path) -> Path:
@@ -33,20 +35,14 @@ def write_detector(model: Path, detector: Detector | None, sha256: str | None) -
         np.savez(file, **arrays)
 
 
-def read_detector(model: Path, sha256: str | None, network) -> Detector | None:
-    """The detector of a model; None if there is none, or if it cannot be used, which is said.
-
-    Args:
-        model: The path of the model file.
-        sha256: Its checksum.
-        network: The network in it.
-    """
+def read_detector(model: Path, network) -> Detector | None:
+    """The detector of a model file with this network; None if there is none, or, which is said, none of use."""
     path = detector_path(model)
     if not path.exists():
         return None
     try:
-        detector = _read(path, sha256)
-        if [each.shape[-1] for each in detector.outputs(network)] != detector.widths:
+        detector = _read(path, file_sha256(model))
+        if [each.shape[-1] for each in layer_outputs(network, detector.layers)] != detector.widths:
             raise ValueError("its layers are not those of the network")
         return detector
     except Exception as error:  # numpy, zipfile, json and Keras raise many kinds for a damaged file
@@ -55,7 +51,7 @@ def read_detector(model: Path, sha256: str | None, network) -> Detector | None:
         return None
 
 
-def _read(path: Path, sha256: str | None) -> Detector:
+def _read(path: Path, sha256: str) -> Detector:
     with zipfile.ZipFile(path) as archive:
         if sum(member.file_size for member in archive.infolist()) > _MOST_BYTES:
             raise ValueError("it is too large")
@@ -67,8 +63,12 @@ def _read(path: Path, sha256: str | None) -> Detector:
         arrays = {name: file[name] for name in file.files if name != "about"}
     references = tuple(arrays[f"reference{number}"] for number in range(len(layers)))
     known = tuple(arrays[f"known{number}"] for number in range(len(layers) + 1))
-    shapes = all(each.ndim == 2 and len(each) for each in references) and all(each.ndim == 1 for each in known)
-    finite = all(each.dtype in (np.float16, np.float32) and np.isfinite(each).all() for each in (*references, *known))
-    if kind not in KINDS or not layers or not shapes or not finite:
+    numbers = all(each.dtype in (np.float16, np.float32) and np.isfinite(each).all() for each in references)
+    numbers = numbers and all(each.dtype == np.float32 and np.isfinite(each).all() for each in known)
+    lengths = [(each.ndim, 0 < len(each) <= MOST) for each in (*references, *known)]
+    shapes = lengths == [(2, True)] * len(references) + [(1, True)] * len(known)
+    if kind not in KINDS or not layers or len(set(layers)) < len(layers) or not shapes or not numbers:
         raise ValueError("its arrays are not as expected")
+    if kind == "boundaries" and (layers != (LAST,) or not 3 <= len(references[0]) <= _MOST_CLASSES + 1):
+        raise ValueError("its classes are not as expected")
     return Detector(kind, layers, references, known)

@@ -16,7 +16,7 @@ from imgclassify.data.download import file_sha256
 from imgclassify.models.familiarity import Detector
 from imgclassify.models.networks import with_temperatures
 from imgclassify.progress import Progress
-from imgclassify.runs.detectors import write_detector
+from imgclassify.runs.detectors import detector_path, write_detector
 from imgclassify.runs.locks import LockedError, locked
 from imgclassify.runs.manifest import Manifest, ModelFileError, manifest_path, read_manifest, write_manifest
 from imgclassify.runs.safety import UnsafeModelError, check_file, check_network
@@ -151,7 +151,11 @@ def write_model(
             manifest = with_changes(manifest, sha256=file_sha256(part))
             write_manifest(_coming(path), manifest)
         _coming(path).replace(manifest_path(path))
-        write_detector(path, detector, manifest.sha256)
+        try:
+            write_detector(path, detector, manifest.sha256)
+        except OSError as error:
+            why = error.strerror or error
+            Progress().say(f"{detector_path(path)} cannot be written: {why}. The model is complete without it.")
     return manifest
 
 

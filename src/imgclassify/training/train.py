@@ -127,8 +127,8 @@ def train_model(
         if error is not None:
             _keep_what_there_is(classifier, keeper, seen)
             raise _in_words(error, chosen) from error
-        detect = functools.partial(fit_detector, network, chosen, job, groups=data.groups, rows=train_rows, seed=seed)
-        classifier = _keep(classifier, keeper, seen, progress, fit=detect)
+        fit = functools.partial(fit_detector, network, chosen, job or seen, groups=data.groups, rows=train_rows)
+        classifier = _keep(classifier, keeper, seen, progress, fit=fit)
         if status == "interrupted" or watch.ended_early:
             progress.say(_how_it_ended(watch, chosen, run))
     return classifier, watch.history
@@ -303,8 +303,14 @@ def _keep(
         return kept
     progress.log("calibrating on the validation pictures")
     calibrated = calibrate(classifier, *seen.validation, learned=seen.network)
-    measured = calibrated.classifier.recorded(metrics=calibrated.metrics("val"))
-    return keeper.save(replace(measured, detector=fit()))
+    measured = keeper.save(calibrated.classifier.recorded(metrics=calibrated.metrics("val")))
+    progress.log("comparing known pictures with training pictures")
+    try:
+        detector = fit()
+    except Exception as error:  # the model is complete without it
+        progress.say(f"There is no detector of other things: {type(error).__name__}: {error!s:.200}")
+        return measured
+    return keeper.save(replace(measured, detector=detector)) if detector else measured
 
 
 def _keep_what_there_is(classifier: Classifier, keeper: Keeper, seen: Job) -> None:

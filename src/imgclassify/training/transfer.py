@@ -86,22 +86,17 @@ def prepare_job(
     return Job(keras.Model(cut, network.output), Batches(trained, labels, **options), (seen, truth))
 
 
-def fit_detector(
-    network, recipe: Recipe, job: Job | None, *, groups: np.ndarray | None, rows: np.ndarray, seed: int
-) -> Detector | None:
+def fit_detector(network, recipe: Recipe, job: Job, *, groups: np.ndarray | None, rows: np.ndarray) -> Detector | None:
     """What tells other things from the classes, from a sample of a job's pictures; None if there are too few.
 
     Args:
         network: The whole trained network.
         recipe: How it was trained.
-        job: What was trained, and on what; None if the training has failed before.
+        job: What was trained, and on what.
         groups: As in `Dataset.groups`.
         rows: Rows of the pictures that were trained on, (N,).
-        seed: For the sample.
     """
-    if job is None:
-        return None
-    random, parts, (held, _) = np.random.default_rng([seed, 8]), [], job.validation
+    random, parts, (held, _) = np.random.default_rng(0), [], job.validation
     known = held[np.sort(random.permutation(len(held))[:SAMPLE])]
     if isinstance(job.training, Batches):
         training = job.training.sample(SAMPLE)
@@ -111,7 +106,7 @@ def fit_detector(
             training = training[np.sort(random.permutation(len(training))[:SAMPLE])]
         else:
             with contextlib.suppress(DatasetError):  # a single photo of each class
-                parts = folds(labels, None if groups is None else groups[rows], seed=seed)
+                parts = folds(labels, None if groups is None else groups[rows])
     begin = recipe.frozen if recipe.architecture in BACKBONES else ""
     return detector_from(network, recipe.architecture, training, known, begin=begin, folds=parts)
 
