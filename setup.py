@@ -19,7 +19,7 @@ SHIPPED = (
 
 
 class BuildWithModels(build_py):
-    """Copies the shipped models, with their manifests, into the package that is built."""
+    """Copies the shipped models, with their manifests and detectors, into the package that is built."""
 
     def run(self):
         """Build as usual, then copy the models."""

@@ -160,6 +160,7 @@ def test_the_wheel_holds_the_shipped_models_and_they_load_without_the_source_tre
         archive.extractall(tmp_path / "installed")
     program = (
         "import imgclassify, numpy as np; model = imgclassify.load_model();"
+        "assert all(imgclassify.load_model(name).detector for name in ('best', 'baseline', 'guided'));"
         "print(imgclassify.__file__, model.file, imgclassify.predict_image(model, np.zeros((32, 32, 3), np.uint8)))"
     )
     environment = {key: value for key, value in os.environ.items() if not key.startswith("IMGCLASSIFY_")}
