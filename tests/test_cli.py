@@ -84,7 +84,7 @@ def the_run(home, pattern="*"):
 # --- usage -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["run", "train", "evaluate", "predict", "data", "runs"])
+@pytest.mark.parametrize("command", ["run", "train", "evaluate", "predict", "explain", "data", "runs"])
 def test_each_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as end:
         main([command, "--help"])
@@ -302,6 +302,47 @@ def test_predicts_json_is_alone_on_standard_output_also_with_bad_files(photos, t
         assert result["confidence"] == max(result["probabilities"].values())
         assert len(result["probabilities"]) == 2
     assert len(err.splitlines()) == 2
+
+
+def test_explain_writes_a_figure_and_says_what_it_shows(photos, tiny_file, tmp_path, capsys):
+    file, out = str(photos / "0.png"), tmp_path / "why.png"
+    assert main(["explain", file, "-o", str(out), "--model", tiny_file, "--against", "blue"]) == 0
+    said, err = capsys.readouterr()
+    first, second = said.splitlines()
+    assert first.startswith(f"{file}, by {tiny_file}: red ")
+    assert second == f"what speaks for red; what speaks for red rather than blue. Written: {out}"
+    assert err == ""
+    with Image.open(out) as figure:
+        assert figure.width > figure.height > 200
+
+
+def test_explains_json_says_whether_anything_was_found(photos, tiny_file, tmp_path, capsys):
+    out = tmp_path / "why.svg"
+    options = ["--model", tiny_file, "--label", "green", "--method", "occlusion", "--json"]
+    assert main(["explain", str(photos / "1.png"), "-o", str(out), *options]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert (values["label"], values["explained"], values["method"]) == ("green", "green", "occlusion")
+    assert values["against"] in ("red", "blue")
+    assert (values["found"], values["found_against"]) == (True, True)
+    assert out.read_text(encoding="utf-8").startswith("<?xml")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--label", "pink"], "The model's classes are red, green, blue. Received: 'pink'"),
+        (["--layer", "pink"], "Received: layer='pink'"),
+        (["--method", "pink"], "Received: method='pink'"),
+        (["-o", "why.pink"], "pink"),
+        (["-o", "no/such/folder/why.png"], "no/such/folder"),
+    ],
+)
+def test_what_explain_cannot_do_is_one_sentence(photos, tiny_file, capsys, options, said):
+    assert main(["explain", str(photos / "0.png"), "-o", "why.png", "--model", tiny_file, *options]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert said in err
+    assert "Traceback" not in err
 
 
 def test_an_empty_folder_and_a_missing_file_are_named(tmp_path, tiny_file, capsys):

@@ -29,6 +29,7 @@ from imgclassify.data.images import (
 from imgclassify.data.loading import load_and_preprocess_data as load_and_preprocess_data
 from imgclassify.data.loading import load_dataset as load_dataset
 from imgclassify.evaluation.comparison import compare_models as compare_models
+from imgclassify.evaluation.explain import explain_image as explain_image
 from imgclassify.evaluation.metrics import evaluate_model as evaluate_model
 from imgclassify.models.networks import build_model as build_model
 from imgclassify.recipes import Recipe as Recipe

@@ -1,4 +1,4 @@
-"""The command line: `imgclassify run | train | evaluate | predict | data | runs`. It parses; commands.py does the rest.
+"""The command line, `imgclassify COMMAND`: it parses; commands.py does the rest.
 
 Exit codes: 0 success, 1 a problem that the user can fix (a sentence on standard error), 2 wrong usage, 130 interrupted.
 """
@@ -82,6 +82,15 @@ def _parser() -> argparse.ArgumentParser:
     option("files", "pictures, or folders of pictures", nargs="+", metavar="FILE-or-FOLDER")
     option("--model", "a MODEL (default: guided, which is for photos)")
     option("--top", "how many classes to print (default: 3)", type=_bounded(int, 1, _MOST), default=3, metavar="K")
+
+    option = command(commands.explain)
+    option("file", "a picture", metavar="FILE")
+    option("-o", "where the figure is written: a PNG, PDF or SVG", dest="output", required=True, metavar="OUT")
+    option("--model", "a MODEL (default: guided, which is for photos)")
+    option("--label", "the class to explain (default: the most probable one)", metavar="CLASS")
+    option("--against", "the class to compare it with (default: the runner-up)", metavar="CLASS")
+    option("--method", "hirescam (default), grad-cam, occlusion or rise", default="hirescam")
+    option("--layer", "the layer to look at, for hirescam and grad-cam", metavar="NAME")
 
     option = command(commands.data)
     option("name", f"{names}, to check it (default: cifar10)", nargs="?", default="cifar10")

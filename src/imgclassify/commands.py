@@ -219,6 +219,28 @@ def predict(options: argparse.Namespace) -> int:
     return 1 if refused else 0
 
 
+def explain(options: argparse.Namespace) -> int:
+    """Show what in a picture speaks for a class."""
+    os.environ["MPLBACKEND"] = "Agg"  # no display needed
+    from imgclassify import load_model, visualization
+    from imgclassify.evaluation.explain import explain_prepared
+    from imgclassify.runs.names import photo_model
+
+    model = load_model(options.model or photo_model())
+    prediction = model.predict(options.file)
+    label = options.label or prediction.label
+    against = options.against or next(name for name in prediction.probabilities if name != label)
+    how = {"label": label, "method": options.method, "layer": options.layer}
+    alone, compared = (explain_prepared(model, prediction.image, against=each, **how) for each in (None, against))
+    figure = visualization.plot_explanations([[alone, compared]], title=f"{prediction}\nby {model.name}")
+    figure.savefig(options.output)
+    text = f"{options.file}, by {model.name}: {prediction}\n{alone}; {compared}. Written: {options.output}"
+    values = {"model": model.name, "explained": label, "against": against, "method": options.method}
+    found = {"found": not alone.empty, "found_against": not compared.empty, "written": str(options.output)}
+    _report(options, _as_json(options.file, prediction) | values | found, text)
+    return 0
+
+
 def _picture_files(names: list[str]) -> tuple[list[Path | str], list[dict]]:
     """The files to classify (those named, and the picture files in folders), and what was refused."""
     from imgclassify.data.images import IMAGE_SUFFIXES

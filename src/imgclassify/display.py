@@ -50,6 +50,23 @@ def thumbnail(image: Image.Image, side: int) -> bytes:
     return file.getvalue()
 
 
+def overlay(image: np.ndarray, heat: np.ndarray, side: int = 224) -> np.ndarray:
+    """A picture in grey, under the cells of a heat map in orange; uint8 (S, S, 3), S near `side` or larger.
+
+    Args:
+        image: uint8 (H, W, 3).
+        heat: From 0 to 1, (h, w).
+        side: What a smaller picture is enlarged to.
+    """
+    height, width = image.shape[:2]
+    times = max(1, side // max(height, width))
+    size = (width * times, height * times)
+    grey = ImageOps.grayscale(Image.fromarray(image)).convert("RGB").resize(size, Image.Resampling.NEAREST)
+    high = max(np.quantile(heat, 0.99), 1e-12)  # a single bright cell leaves the others visible
+    strength = Image.fromarray(np.uint8(np.minimum(heat / high, 1) * 190)).resize(size, Image.Resampling.NEAREST)
+    return np.asarray(Image.composite(Image.new("RGB", size, ORANGE), grey, strength))
+
+
 def message(sentence: str, details: str = "") -> str:
     """A sentence that says what went wrong, with details that can be unfolded."""
     fold = f"<details><summary>details</summary><pre>{escape(details)}</pre></details>" if details else ""

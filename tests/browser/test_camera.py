@@ -1,5 +1,7 @@
 """The camera box of notebook 07 in JupyterLab, with Chromium's made-up camera."""
 
+import re
+
 import nbformat
 import pytest
 
@@ -137,6 +139,25 @@ def test_a_snapshot_is_answered_once(box):
     assert 0 < sum(shares) <= 100.2
     view = box.root.locator(".view")
     assert view.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [32, 32]
+
+
+def test_the_switch_shows_what_speaks_for_the_snapshot_that_is_shown(box, screenshot):
+    box.start()
+    before = box.answers()
+    box.press("Snapshot")
+    box.wait_for_answers(before + 1)
+    view, labels = box.root.locator(".view"), box.root.locator(".label")
+    seen, said = view.get_attribute("src"), labels.all_inner_texts()
+    box.press("Why?")
+    box.wait_for_answers(before + 2)
+    assert view.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [224, 224]
+    assert labels.all_inner_texts() == said
+    assert box.root.get_by_text(re.compile("what speaks for|nothing that speaks for")).is_visible()
+    screenshot(box.page, "07_camera_why")
+    box.press("Why?")
+    box.wait_for_answers(before + 3)
+    assert view.get_attribute("src") == seen  # the same frame again, not a new one
+    assert box.root.get_by_text("The model's view").is_visible()
 
 
 def test_continuous_mode_reaches_five_predictions_a_second_without_flooding(box, screenshot):

@@ -288,6 +288,25 @@ def test_the_box_fits_a_phone(box, screenshot):
     box.page.set_viewport_size({"width": 1280, "height": 1400})
 
 
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_switch_shows_what_speaks_for_the_answer(box, screenshot, width):
+    box.page.set_viewport_size({"width": width, "height": 1400})
+    box.give("drop", ("one.png", "image/png", photo()), ("two.png", "image/png", photo(noise=40)))
+    box.says("2 photos sent.")
+    why = box.root.get_by_role("button", name="Why?")
+    why.click()
+    box.root.get_by_text(re.compile("what speaks for|nothing that speaks for")).nth(1).wait_for(timeout=SLOW)
+    image = box.root.locator(".seen img").nth(1)
+    assert image.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [224, 224]
+    right = image.bounding_box()
+    assert right["x"] + right["width"] <= width
+    box.zone.scroll_into_view_if_needed()
+    screenshot(box.page, f"upload_why_{width}")
+    why.click()
+    box.page.wait_for_function("root => root.querySelectorAll('.seen img').length === 2", arg=box.root.element_handle())
+    box.page.set_viewport_size({"width": 1280, "height": 1400})
+
+
 def test_a_folder_is_sent_without_its_other_files(zone, tmp_path, screenshot):
     folder = tmp_path / "cups"
     (folder / "more").mkdir(parents=True)

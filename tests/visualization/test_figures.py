@@ -12,6 +12,8 @@ from imgclassify.classifier import Classifier, Prediction, predict_image
 from imgclassify.data.check import DataReport
 from imgclassify.data.images import ImageError
 from imgclassify.evaluation.comparison import ModelComparison
+from imgclassify.evaluation.explain import explain_prepared as explained
+from imgclassify.evaluation.faithfulness import Faithfulness
 from imgclassify.evaluation.metrics import BINS, Evaluation, evaluate_model, wilson_interval
 from imgclassify.evaluation.unknown import Separation
 from imgclassify.models.networks import build_model
@@ -91,12 +93,15 @@ def test_every_figure_is_on_white_whatever_the_notebooks_settings(tiny, tiny_mod
             "plot_confusion_matrix": v.plot_confusion_matrix(evaluation),
             "plot_coverage": v.plot_coverage({"a model": evaluation}),
             "plot_data_check": v.plot_data_check(DataReport("pets", {"cat": {"train": 3}}, ((1, 1),) * 3, (), (), ())),
+            "plot_explanations": v.plot_explanations([[explained(tiny_model, pictures[0])]]),
+            "plot_faithfulness": v.plot_faithfulness({"random": Faithfulness(np.ones((3, 2)), np.ones((3, 2)))}),
             "plot_history": v.plot_history(HISTORY),
             "plot_learning_curve": v.plot_learning_curve({1000: [0.5]}),
             "plot_learning_rates": v.plot_learning_rates(LEARNING_RATES),
             "plot_mean_images": v.plot_mean_images(tiny),
             "plot_mistakes": v.plot_mistakes(pictures, evaluation),
             "plot_model_view": v.plot_model_view(pictures[0]),
+            "plot_nearest": v.plot_nearest(pictures[0], pictures, {"cat": (np.array([1]), np.array([0.5]))}),
             "plot_pairs": v.plot_pairs([(pictures[0], pictures[1], "one")]),
             "plot_prediction": v.plot_prediction(prediction),
             "plot_reliability": v.plot_reliability(evaluation),
@@ -197,6 +202,37 @@ def test_runs_of_each_data_set_have_a_row_of_panels_of_their_own(a_run):
     given = v.plot_runs(runs, figure=Figure(figsize=(9, 3)))
     assert len(given.axes) == 4
     assert given.get_size_inches().tolist() == [9, 6]
+
+
+def test_explanations_have_a_row_for_each_picture_and_a_panel_for_each_map(tiny_model, pictures):
+    rows = [[explained(tiny_model, pictures[0])], [explained(tiny_model, pictures[1], method="grad-cam")] * 2]
+    figure = drawn(v.plot_explanations(rows, title="Why"))
+    panels = [axes for axes in figure.axes if axes.images]
+    assert len(panels) == 2 + 3
+    np.testing.assert_array_equal(panels[0].images[0].get_array(), pictures[0])
+    np.testing.assert_array_equal(panels[1].images[0].get_array(), rows[0][0].overlay)
+    for text in ("Why", "32 x 32 pixels", f"HiResCAM: {rows[0][0]}", "Grad-CAM: "):
+        assert text in texts(figure)
+
+
+def test_faithfulness_is_drawn_as_the_mean_of_all_pictures():
+    falling, rising = np.array([[1.0, 1], [0.5, 0], [0, 0]]), np.array([[0.0, 0], [0.5, 1], [1, 1]])
+    figure = drawn(v.plot_faithfulness({"hirescam": Faithfulness(falling, rising)}, title="baseline"))
+    left, right = figure.axes
+    np.testing.assert_allclose(left.lines[0].get_ydata(), [1, 0.25, 0])
+    np.testing.assert_allclose(right.lines[0].get_ydata(), [0, 0.75, 1])
+    assert left.get_legend().get_texts()[0].get_text() == "hirescam: 0.375"
+    assert right.get_legend().get_texts()[0].get_text() == "hirescam: 0.625"
+
+
+def test_the_nearest_pictures_are_beside_their_classes(pictures):
+    found = {"cat": (np.array([1, 2]), np.array([0.9, 0.8])), "dog": (np.array([3]), np.array([0.7]))}
+    figure = drawn(v.plot_nearest(pictures[0], pictures, found))
+    shown = [axes.images[0].get_array() for axes in figure.axes if axes.images]
+    for image, row in zip(shown, (0, 1, 2, 3), strict=True):
+        np.testing.assert_array_equal(image, pictures[row])
+    for text in ("the picture", "cat\n0.90", "dog\n0.70"):
+        assert text in texts(figure)
 
 
 def test_a_spread_has_a_point_per_training_and_a_mark_at_the_mean():

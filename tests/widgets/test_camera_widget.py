@@ -14,6 +14,7 @@ pytest.importorskip("anywidget", reason="anywidget is not installed: pip install
 
 from imgclassify.classifier import classify_custom_image, load_model
 from imgclassify.data.images import ImageError
+from imgclassify.evaluation.explain import explain_image
 from imgclassify.models.networks import build_model
 from imgclassify.widgets.camera import CameraClassifier
 
@@ -85,6 +86,17 @@ def test_an_answer_carries_three_classes_and_what_the_model_saw(camera, frame):
     assert answer["verdict"] == ""
     content = base64.b64decode(answer["view"].partition(",")[2])
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(content))), camera.prediction.image)
+
+
+def test_an_answer_shows_what_speaks_for_it_if_asked(camera, tiny_model, frame):
+    receive(camera, {"frame": "a/1", "why": True}, [memoryview(frame)])
+    receive(camera, {"frame": "a/2", "why": False}, [memoryview(frame)])
+    asked, plain = camera.answers
+    assert asked["caption"] == str(explain_image(tiny_model, frame)) == "what speaks for red"
+    shown = Image.open(io.BytesIO(base64.b64decode(asked["view"].partition(",")[2])))
+    assert shown.size == (224, 224)
+    assert plain["caption"] == ""
+    assert asked["top"] == plain["top"]
 
 
 def test_an_answer_says_if_the_picture_is_none_of_the_classes(frame, monkeypatch):

@@ -76,6 +76,40 @@ def models(box) -> list[str]:
     return [label for label, _ in box.models.options if not label.startswith("imagenet: ")]
 
 
+def figures(box) -> list[list[str]]:
+    """The captions of each photo's figures beside its answer."""
+    return [re.findall(r"<figcaption>([^<]*)<", card.answer.value) for card in cards(box)]
+
+
+def test_the_switch_shows_what_speaks_for_each_answer(box, png, pets):
+    drop(box, ("red.png", png((200, 20, 20))), ("blue.png", png((20, 20, 200))))
+    seen = "what the model sees"
+    assert figures(box) == [[seen], [seen]]
+    before = [card.answer.value for card in cards(box)]
+    box.why.value = True
+    assert figures(box) == [[seen, "what speaks for red"], [seen, "what speaks for blue"]]
+    drop(box, ("green.png", png((20, 200, 20))))
+    assert figures(box) == [[seen, "what speaks for green"]]
+    cards(box)[0].use(pets)
+    assert figures(box)[0][1] in ("what speaks for cat", "what speaks for dog")
+    drop(box, ("red.png", png((200, 20, 20))), ("blue.png", png((20, 20, 200))))
+    box.why.value = False
+    assert [re.sub(r"\d+ ms", "", each.answer.value) for each in cards(box)] == [
+        re.sub(r"\d+ ms", "", each) for each in before
+    ]
+
+
+def test_a_network_that_cannot_be_explained_still_answers(png):
+    keras = backend.keras()
+    layers = [keras.Input((32, 32, 3)), keras.layers.Flatten(), keras.layers.Dense(2, activation="softmax")]
+    box = UploadClassifier(keras.Sequential(layers))
+    box.why.value = True
+    drop(box, ("red.png", png((200, 20, 20))))
+    assert figures(box) == [["what the model sees"]]
+    assert "The layers with feature maps are none" in cards(box)[0].answer.value
+    assert len(box.predictions) == 1
+
+
 def test_the_box_shows_nothing_before_a_file_is_chosen(box):
     assert box.output.children == ()
     assert box.table.value == ""

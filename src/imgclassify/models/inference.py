@@ -1,7 +1,8 @@
 """Inference: class probabilities of pictures, by a function that is compiled once per network."""
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from scipy.special import softmax
@@ -20,7 +21,7 @@ _compiled: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
 def predict_probabilities(
-    network, x: np.ndarray, *, views: int = 1, on_batch_end: Callable[[], None] | None = None
+    network, x: Any, *, views: int = 1, on_batch_end: Callable[[], None] | None = None
 ) -> np.ndarray:
     """Class probabilities of many pictures, float32 (N, classes).
 
@@ -31,7 +32,7 @@ def predict_probabilities(
 
     Args:
         network: A Keras model from pictures to probabilities.
-        x: uint8, or float in [0, 1], (N, H, W, C).
+        x: uint8, or float in [0, 1], (N, H, W, C); an array, or anything that is indexed like one.
         views: 1, 2 or 6; the work grows with it.
         on_batch_end: Called after every batch if there are several; may raise an exception to stop.
 
@@ -59,6 +60,22 @@ def predict_views(network, x: np.ndarray, *, views: int) -> np.ndarray:
     """
     compiled = _compile(network, 1, x.dtype)
     return np.stack([_in_batches(compiled, network, view)[0] for view in _views(x, views, np.pad)])
+
+
+def layer_values(network, names: Sequence[str], x: np.ndarray, *, begin: str = "") -> list[np.ndarray]:
+    """What layers give for many pictures, float32 (N, D) each; of feature maps, the means over the picture.
+
+    Args:
+        network: A Keras model from pictures to probabilities.
+        names: Names of layers, or `LAST`.
+        x: uint8, or float in [0, 1], (N, H, W, C).
+        begin: Name of a layer, if its outputs are given in place of pictures.
+    """
+    inputs = network.get_layer(begin).output if begin else network.inputs[0]
+    keras, outputs = backend.keras(), layer_outputs(network, names)
+    joined = keras.layers.Concatenate()(outputs) if len(outputs) > 1 else outputs[0]
+    ends = np.cumsum([each.shape[-1] for each in outputs])[:-1]
+    return np.split(predict_probabilities(keras.Model(inputs, joined), x), ends, axis=1)
 
 
 def combine_views(probabilities: np.ndarray) -> np.ndarray:

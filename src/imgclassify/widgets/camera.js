@@ -13,6 +13,7 @@ const NOTHING = "data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg'/>"; 
 const BURST_SIDE = 320; // pixels, at least; enough for a network of 224 whose training crops its pictures
 const BURST_PACE = 200; // milliseconds between the frames of a burst
 const EXACT = 128; // pixels; larger frames are sent as JPEG, because PNG would have hundreds of kilobytes
+const SEEN = "The model's view";
 const FEW = 30; // classes that are shown without unfolding
 const PACE = 1000 / 15; // shortest time between frames, in milliseconds: faster looks no better and takes processor time from others
 
@@ -20,7 +21,8 @@ function render({ model, el }) {
   const root = element("div", "imgclassify imgclassify-camera", el);
   const buttons = element("div", "buttons", root);
   const button = (label) => element("button", "jupyter-button widget-button", buttons, { textContent: label, type: "button" });
-  const [start, snapshot, continuous] = ["Start camera", "Snapshot", "Continuous"].map(button);
+  const [start, snapshot, continuous, why] = ["Start camera", "Snapshot", "Continuous", "Why?"].map(button);
+  why.title = "Show what in the picture speaks for the answer";
   start.classList.add("start");
   const burstButtons = element("div", "buttons bursts", root);
   const status = element("p", "status", root);
@@ -32,7 +34,8 @@ function render({ model, el }) {
     return made;
   };
   const video = element("video", "preview", panel("Camera (mirrored)"), { muted: true, playsInline: true });
-  const viewPanel = panel("The model's view");
+  const viewPanel = panel(SEEN);
+  const viewCaption = viewPanel.querySelector("figcaption");
   const view = element("img", "view", viewPanel, { alt: "", src: NOTHING });
   const verdict = panel("Most probable classes");
   const said = element("p", "verdict", verdict);
@@ -44,6 +47,7 @@ function render({ model, el }) {
   const myself = `${Math.random()}/`; // the same widget may be shown twice: this tells their answers apart
   let stream = null, opening = false, opened = 0, sent = 0, waiting = null, repeat = false, times = [], watch = 0;
   let burst = null; // { name, taken } while a burst button is held
+  let explaining = false, shown = null; // the frame that was sent last
 
   function say(text, bad = false) {
     status.textContent = text;
@@ -59,13 +63,15 @@ function render({ model, el }) {
       each.classList.toggle("held", burst?.name === each.dataset.name);
     }
     continuous.textContent = repeat ? "Pause" : "Continuous";
+    why.setAttribute("aria-pressed", explaining);
+    why.classList.toggle("mod-active", explaining);
     video.classList.toggle("on", Boolean(stream));
   }
 
   function stop(text = "The camera is off.", bad = false) {
     opened += 1; // a start that is still under way gives its camera back
     stream?.getTracks().forEach((track) => track.stop());
-    stream = video.srcObject = waiting = burst = null;
+    stream = video.srcObject = waiting = burst = shown = null;
     opening = repeat = false;
     clearInterval(watch);
     say(text, bad);
@@ -122,20 +128,29 @@ function render({ model, el }) {
     draw.putImageData(pixels, 0, 0);
   }
 
+  function expect() {
+    return (waiting = { frame: myself + (sent += 1), since: performance.now(), taking: burst });
+  }
+
+  function post(content) {
+    const { frame, taking } = waiting;
+    if (!taking) shown = content;
+    model.send(taking ? { frame, burst: taking.name } : { frame, why: explaining }, undefined, [content]);
+  }
+
   function send() {
     if (!stream || waiting || !video.videoWidth) return;
-    const mine = (waiting = { frame: myself + (sent += 1), since: performance.now(), taking: burst });
+    const mine = expect();
     const side = Math.max(model.get("frame_side"), burst ? BURST_SIDE : 0);
-    const message = burst ? { frame: mine.frame, burst: burst.name } : { frame: mine.frame };
     square(side);
     const ready = async (blob) => {
       const content = await blob.arrayBuffer();
-      if (mine === waiting) model.send(message, undefined, [content]);
+      if (mine === waiting) post(content);
     };
     canvas.toBlob(ready, side > EXACT ? "image/jpeg" : "image/png", 0.92);
   }
 
-  function answered({ frame, error, top, verdict: none, view: address }) {
+  function answered({ frame, error, top, verdict: none, view: address, caption }) {
     if (frame !== waiting?.frame) return;
     const { since, taking } = waiting;
     waiting = null;
@@ -145,12 +160,13 @@ function render({ model, el }) {
       update();
       return say(error, true);
     }
-    if (top) show(top, none, address);
+    if (top) show(top, none, address, caption);
     else say(`${taking.name}: ${(taking.taken += 1)} taken.`);
     if (repeat || burst) setTimeout(send, since + (burst ? BURST_PACE : PACE) - performance.now());
   }
 
-  function show(top, none, address) {
+  function show(top, none, address, caption) {
+    viewCaption.textContent = caption || SEEN;
     view.src = address;
     view.classList.toggle("smooth", address.startsWith("data:image/jpeg")); // a large one, without visible pixels
     said.textContent = none || top[0][0];
@@ -161,7 +177,7 @@ function render({ model, el }) {
       element("span", "bar", element("span", "track", bars)).style.width = `${100 * probability}%`;
       element("span", "percent", bars, { textContent: `${(100 * probability).toFixed(1)}%` });
     }
-    view.alt = `What the model sees: ${none || top[0][0]}?`;
+    view.alt = `${viewCaption.textContent}: ${none || top[0][0]}?`;
     const now = performance.now();
     times = [...times.filter((time) => now - time < 3000), now];
     rate.textContent = repeat && times.length > 2 ? `${((1000 * (times.length - 1)) / (now - times[0])).toFixed(1)} predictions per second` : "";
@@ -204,7 +220,7 @@ function render({ model, el }) {
   // What depends on the model and the names of the bursts, which may both come later.
   function arrange() {
     const names = model.get("class_names");
-    snapshot.hidden = continuous.hidden = viewPanel.hidden = verdict.hidden = known.hidden = !names.length;
+    snapshot.hidden = continuous.hidden = why.hidden = viewPanel.hidden = verdict.hidden = known.hidden = !names.length;
     const few = names.length <= FEW;
     const list = element(few ? "p" : "details", "", null);
     if (few) list.append("It knows only these classes: ");
@@ -223,6 +239,13 @@ function render({ model, el }) {
   start.onclick = () => (stream ? stop() : open());
   snapshot.onclick = () => { repeat = false; say("A snapshot."); update(); send(); };
   continuous.onclick = toggle;
+  why.onclick = () => {
+    explaining = !explaining;
+    update();
+    if (repeat || waiting || !shown) return;
+    expect();
+    post(shown); // the snapshot again
+  };
   model.on("msg:custom", answered);
   model.on("change:class_names", arrange);
   model.on("change:bursts", arrange);

@@ -8,6 +8,7 @@ import numpy as np
 import traitlets
 
 from imgclassify.classifier import NONE_OF_THESE, Classifier, Prediction
+from imgclassify.evaluation.explain import explain_prepared
 from imgclassify.widgets.handlers import answered, script, style, view_uri
 
 _DETAIL = 3  # side of a frame, as a multiple of a small input's side; leaves enough pixels for antialiasing here
@@ -19,7 +20,7 @@ class CameraClassifier(anywidget.AnyWidget):
 
     The browser cuts each frame to its central square and shrinks it, but not below the model's input; only
     this small picture goes to the kernel, which classifies it like any other picture. Nothing is stored. The
-    preview is mirrored; what is classified is not.
+    preview is mirrored; what is classified is not. The switch "Why?" shows what in the picture speaks for the answer.
 
     With `bursts`, there is a button for each of these names. While it is held, by mouse, finger or keyboard, about
     five frames per second are handed to `on_frame`: pictures to train on.
@@ -90,8 +91,11 @@ class CameraClassifier(anywidget.AnyWidget):
         def answer() -> dict:
             if (name := message.get("burst")) is None:
                 prediction = self.classify_frame(buffers[0])
-                verdict = "" if prediction.known else NONE_OF_THESE
-                return {"top": prediction.top(3), "verdict": verdict, "view": view_uri(prediction.image)}
+                verdict, view, caption = "" if prediction.known else NONE_OF_THESE, prediction.image, ""
+                if message.get("why"):
+                    explanation = explain_prepared(self._model, view, label=prediction.label)
+                    view, caption = explanation.overlay, str(explanation)
+                return {"top": prediction.top(3), "verdict": verdict, "view": view_uri(view), "caption": caption}
             if name not in self.bursts:
                 raise ValueError("The frame belongs to no button of this box.")
             self._on_burst(name, bytes(buffers[0]))

@@ -7,10 +7,12 @@ import time
 from collections.abc import Sequence
 
 import ipywidgets
+import numpy as np
 
 from imgclassify import display
 from imgclassify.classifier import Classifier, Prediction
 from imgclassify.data.images import Picture, decode_image, prepare_image
+from imgclassify.evaluation.explain import explain_prepared
 from imgclassify.widgets.crop import CropBox, central_square, cut, fit_square
 from imgclassify.widgets.handlers import guarded, view_html
 
@@ -25,6 +27,7 @@ class PhotoCard(ipywidgets.HBox):
         crop: The `CropBox`.
         answer, message: `HTML` with the answer, and with what went wrong after a move.
         prediction: The `Prediction` for the square as it is now.
+        why: Whether the card shows what speaks for the answer; change it by `explain`.
         on_answer: Called without arguments after each move; can be set.
 
     Raises:
@@ -33,11 +36,11 @@ class PhotoCard(ipywidgets.HBox):
 
     problem = ""
 
-    def __init__(self, model: Classifier, name: str, picture: Picture):
+    def __init__(self, model: Classifier, name: str, picture: Picture, *, why: bool = False):
         started = time.perf_counter()
         image = decode_image(picture, name=name)
         self.prediction: Prediction = model.predict(image)
-        self.name, self._model = name, model
+        self.name, self._model, self.why, self._note = name, model, why, ""
         self.picture = image if hasattr(picture, "read") else picture  # a file can be read only once
         self.on_answer = lambda: None
         self.crop = CropBox(image, name, share=model.manifest.crop)
@@ -45,7 +48,7 @@ class PhotoCard(ipywidgets.HBox):
         self.answer, self.message = ipywidgets.HTML(), ipywidgets.HTML()
         super().__init__([self.crop, self.answer, self.message])
         self.add_class("card")
-        self._show(started)
+        self._answered(started)
 
     def use(self, model: Classifier) -> None:
         """Let another model answer, for the same square if it was moved."""
@@ -57,6 +60,12 @@ class PhotoCard(ipywidgets.HBox):
             self.crop.square = self.crop.start
 
     @guarded
+    def explain(self, why: bool) -> None:
+        """Show what in the picture speaks for the answer, or no longer."""
+        self.why = why
+        self._show()
+
+    @guarded
     def _on_square(self, change: dict) -> None:
         started = time.perf_counter()
         if change["new"] == self.crop.start:
@@ -65,18 +74,29 @@ class PhotoCard(ipywidgets.HBox):
             square, size = fit_square(self.crop.size, change["new"]), self._model.input_size
             image = decode_image(self.picture, name=self.name, size=math.ceil(size / square[2]))
             self.prediction = self._model.answer(prepare_image(cut(image, square), size=size))
-        self._show(started)
+        self._answered(started)
         self.message.value = ""
         self.crop.said = self.prediction.describe(1)
         self.on_answer()
 
-    def _show(self, started: float) -> None:
-        milliseconds = 1000 * (time.perf_counter() - started)
-        self.answer.value = (
-            f'<div class="seen"><figure>{view_html(self.prediction.image)}'
-            '<figcaption>what the model sees</figcaption></figure><div class="answer">'
-            f"{self.prediction.html(3, f'{milliseconds:.0f} ms')}</div></div>"
-        )
+    def _answered(self, started: float) -> None:
+        self._note = f"{1000 * (time.perf_counter() - started):.0f} ms"
+        self._show()
+
+    def _show(self) -> None:
+        image, why = self.prediction.image, ""
+        if self.why:
+            try:
+                explanation = explain_prepared(self._model, image, label=self.prediction.label)
+                why = _figure(explanation.overlay, str(explanation))
+            except ValueError as error:  # a network without feature maps
+                why = display.hint(str(error))
+        answer = f'<div class="answer">{self.prediction.html(3, self._note)}</div>'
+        self.answer.value = f'<div class="seen">{_figure(image, "what the model sees")}{why}{answer}</div>'
+
+
+def _figure(image: np.ndarray, caption: str) -> str:
+    return f"<figure>{view_html(image, caption)}<figcaption>{display.escape(caption)}</figcaption></figure>"
 
 
 class ProblemCard(ipywidgets.HTML):

@@ -122,7 +122,7 @@ def view_uri(image: np.ndarray) -> str:
     return display.data_uri(display.thumbnail(Image.fromarray(image), max(image.shape[:2])), "jpeg")
 
 
-def view_html(image: np.ndarray) -> str:
-    """What a model was given, as an HTML image: small ones with visible pixels."""
+def view_html(image: np.ndarray, caption: str) -> str:
+    """What a model was given, or a map of it, as an HTML image: small ones with visible pixels."""
     kind = "view" if len(image) <= _EXACT_SIDE else "large"
-    return f'<img class="{kind}" src="{view_uri(image)}" alt="what the model sees" width="128" height="128">'
+    return f'<img class="{kind}" src="{view_uri(image)}" alt="{display.escape(caption)}" width="128" height="128">'

@@ -39,6 +39,7 @@ class UploadClassifier(ipywidgets.VBox):
         upload: The `DropZone`.
         models: The drop-down list of models.
         path, open_path: The path box and its button; None without `path_box`.
+        why: The switch that shows what in each photo speaks for the answer.
         examples: A button for each example, each with its picture above.
         message: `HTML` for sentences about what went wrong with a path or a model.
         output: `VBox` with a `PhotoCard` for each photo, or a `ProblemCard` in place of a bad one.
@@ -55,7 +56,9 @@ class UploadClassifier(ipywidgets.VBox):
         self.models.observe(self._on_model, names="value")
         limit = f"Photos of up to {max_bytes / 1e6:.0f} MB each. Nothing is stored."
         hint = f"{limit} Move the square on a photo to try another part of it."
-        rows = [row(self.models), self._classes, self.upload, ipywidgets.HTML(display.hint(hint))]
+        self.why = ipywidgets.ToggleButton(description="Why?", tooltip="Show what in each photo speaks for the answer")
+        self.why.observe(self._on_why, names="value")
+        rows = [row(self.models, self.why), self._classes, self.upload, ipywidgets.HTML(display.hint(hint))]
         self.path: Any = None
         self.open_path: Any = None
         if path_box:
@@ -101,7 +104,7 @@ class UploadClassifier(ipywidgets.VBox):
             if len(kept) >= _KEPT or size > _KEPT_BYTES:
                 limit = f"at most {_KEPT} photos and {_KEPT_BYTES / 1e6:.0f} MB can be shown together"
                 raise ImageError(f"{name} was left out, because {limit}: choose it again by itself.")
-            card = PhotoCard(self._model, name, picture)
+            card = PhotoCard(self._model, name, picture, why=self.why.value)
             card.on_answer = self._offer_table
         except Exception as error:
             card = ProblemCard(name, *explain(error, name))
@@ -119,6 +122,11 @@ class UploadClassifier(ipywidgets.VBox):
         if not path:
             raise ImageError("Enter the path of a picture in the box first.")
         self.classify([(path, Path(path))])
+
+    def _on_why(self, change: dict) -> None:
+        for card in self.output.children:
+            if isinstance(card, PhotoCard):
+                card.explain(change["new"])
 
     @guarded
     def _on_model(self, change: dict) -> None:
