@@ -124,5 +124,5 @@ def view_uri(image: np.ndarray) -> str:
 
 def view_html(image: np.ndarray, caption: str) -> str:
     """What a model was given, or a map of it, as an HTML image: small ones with visible pixels."""
-    kind = "view" if len(image) <= _EXACT_SIDE else "large"
-    return f'<img class="{kind}" src="{view_uri(image)}" alt="{display.escape(caption)}" width="128" height="128">'
+    kind = ' class="view"' if len(image) <= _EXACT_SIDE else ""
+    return f'<img{kind} src="{view_uri(image)}" alt="{display.escape(caption)}" width="160" height="160">'
