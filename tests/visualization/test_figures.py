@@ -15,6 +15,7 @@ from imgclassify.evaluation.comparison import ModelComparison
 from imgclassify.evaluation.explain import explain_prepared as explained
 from imgclassify.evaluation.faithfulness import Faithfulness
 from imgclassify.evaluation.metrics import BINS, Evaluation, evaluate_model, wilson_interval
+from imgclassify.evaluation.robustness import CORRUPTIONS, MOVES, Robustness
 from imgclassify.evaluation.unknown import Separation
 from imgclassify.models.networks import build_model
 from imgclassify.runs.manifest import DataRecord, Manifest
@@ -91,6 +92,7 @@ def test_every_figure_is_on_white_whatever_the_notebooks_settings(tiny, tiny_mod
             "plot_confidence": v.plot_confidence(evaluation),
             "plot_confused": v.plot_confused(pictures, evaluation),
             "plot_confusion_matrix": v.plot_confusion_matrix(evaluation),
+            "plot_corruptions": v.plot_corruptions(pictures[0]),
             "plot_coverage": v.plot_coverage({"a model": evaluation}),
             "plot_data_check": v.plot_data_check(DataReport("pets", {"cat": {"train": 3}}, ((1, 1),) * 3, (), (), ())),
             "plot_explanations": v.plot_explanations([[explained(tiny_model, pictures[0])]]),
@@ -104,8 +106,10 @@ def test_every_figure_is_on_white_whatever_the_notebooks_settings(tiny, tiny_mod
             "plot_nearest": v.plot_nearest(pictures[0], pictures, {"cat": (np.array([1]), np.array([0.5]))}),
             "plot_pairs": v.plot_pairs([(pictures[0], pictures[1], "one")]),
             "plot_prediction": v.plot_prediction(prediction),
+            "plot_qualities": v.plot_qualities(tiny_model, pictures[0]),
             "plot_reliability": v.plot_reliability(evaluation),
             "plot_right_answers": v.plot_right_answers(pictures, evaluation),
+            "plot_robustness": v.plot_robustness({"tiny": robustness(evaluation)}),
             "plot_runs": v.plot_runs([a_run("a")]),
             "plot_samples": v.plot_samples(pictures),
             "plot_separation": v.plot_separation({"energy": {"noise": Separation(0.9, 0.1)}}),
@@ -232,6 +236,33 @@ def test_the_nearest_pictures_are_beside_their_classes(pictures):
     for image, row in zip(shown, (0, 1, 2, 3), strict=True):
         np.testing.assert_array_equal(image, pictures[row])
     for text in ("the picture", "cat\n0.90", "dog\n0.70"):
+        assert text in texts(figure)
+
+
+def robustness(evaluation: Evaluation) -> Robustness:
+    """The same evaluation under every corruption."""
+    return Robustness(evaluation, dict.fromkeys(CORRUPTIONS | MOVES, (evaluation,) * 3))
+
+
+def test_robustness_is_drawn_as_a_table_for_each_model(evaluation):
+    measured = {"one": robustness(evaluation), "other": robustness(evaluation)}
+    figure = drawn(v.plot_robustness(measured, value="calibration_error"))
+    left, right = figure.axes
+    assert (left.get_title(), right.get_title()) == ("one", "other")
+    assert [text.get_text() for text in left.texts] == [f"{evaluation.calibration_error:.2f}"] * 3 * 19
+    assert [tick.get_text() for tick in left.get_yticklabels()] == ["as they are", *CORRUPTIONS, *MOVES]
+    assert "calibration error" in texts(figure)
+    accuracy = drawn(v.plot_robustness(measured))
+    assert accuracy.axes[0].texts[0].get_text() == f"{evaluation.accuracy:.0%}"
+
+
+def test_qualities_are_drawn_for_jpeg_and_for_sizes(tiny_model):
+    red = np.zeros((300, 500, 3), np.uint8)
+    red[..., 0] = 200
+    figure = drawn(v.plot_qualities(tiny_model, red))
+    shapes = [axes.images[0].get_array().shape[:2] for axes in figure.axes if axes.images]
+    assert shapes == [(300, 500)] * 5 + [(240, 400), (120, 200), (60, 100), (30, 50), (15, 25)]
+    for text in ("JPEG 5", "longer side 25 pixels", "red"):
         assert text in texts(figure)
 
 
