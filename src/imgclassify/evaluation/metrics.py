@@ -45,6 +45,7 @@ class Evaluation:
     labels: np.ndarray  # int64, (N,), the true classes
     class_names: tuple[str, ...] = ()  # one per class
     source: str = ""  # name of the data, for titles
+    rows: np.ndarray | None = None  # rows of the pictures in the data, (N,), if some are left out
 
     @property
     def predicted(self) -> np.ndarray:

@@ -147,8 +147,8 @@ def cross_validate(
     for train, validation in parts:
         fit_last_layer(last, features[train], labels[train])
         probabilities[validation] = predict_probabilities(last, features[validation])
-    judged = np.isfinite(probabilities[:, 0])
-    return Evaluation(probabilities[judged], labels[judged], data.class_names, data.source)
+    judged = np.flatnonzero(np.isfinite(probabilities[:, 0]))
+    return Evaluation(probabilities[judged], labels[judged], data.class_names, data.source, judged)
 
 
 def features_and_last_layer(data: Dataset, recipe: Recipe, progress: Progress | None = None) -> tuple[np.ndarray, Any]:
