@@ -84,7 +84,7 @@ def the_run(home, pattern="*"):
 # --- usage -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["run", "train", "evaluate", "predict", "explain", "data", "runs"])
+@pytest.mark.parametrize("command", ["run", "train", "evaluate", "predict", "explain", "report", "data", "runs"])
 def test_each_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as end:
         main([command, "--help"])

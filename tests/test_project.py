@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from imgclassify.evaluation.report import read_report
 from imgclassify.recipes import RECIPES
 from imgclassify.runs.manifest import read_manifest
+from imgclassify.serving import model_card
 
 PROJECT = Path(__file__).resolve().parents[1]
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
@@ -184,7 +186,7 @@ def test_no_tracked_file_is_large():
     assert sum(sizes.values()) < 40_000_000
 
 
-SHIPPED = [PROJECT / name for name in tracked() if re.fullmatch(r"artifacts/cifar10_.*\.json", name)]
+SHIPPED = [PROJECT / name for name in tracked() if re.fullmatch(r"artifacts/cifar10_\w+\.json", name)]
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
@@ -201,6 +203,19 @@ def test_every_shipped_model_is_calibrated(path):
     assert 1 <= len(manifest.temperatures) <= 2
     thumbnails = manifest.input_shape[0] == 32  # the model for photos is calibrated on enlarged ones, less well
     assert manifest.metrics["test_calibration_error"] <= (0.02 if thumbnails else 0.05)
+
+
+def test_the_readmes_results_and_the_cards_are_those_of_the_reports(monkeypatch):
+    monkeypatch.syspath_prepend(str(PROJECT / "tests" / "benchmarks"))
+    script = runpy.run_path(str(PROJECT / "tests" / "benchmarks" / "reports.py"), run_name="reports")
+    assert f"<!-- results -->\n{script['table']()}<!-- end of results -->" in README
+    for name in script["MODELS"]:
+        path = PROJECT / "artifacts" / name
+        manifest, report = read_manifest(path), read_report(path)
+        assert report.accuracy[0] == pytest.approx(manifest.metrics["test_accuracy"], abs=1e-9)
+        sections = list(model_card._sections(manifest, report))
+        for write, suffix in ((model_card.as_markdown, ".card.md"), (model_card.as_page, ".card.html")):
+            assert path.with_suffix(suffix).read_text(encoding="utf-8") == write(name, sections)
 
 
 @pytest.mark.parametrize(

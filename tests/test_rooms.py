@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "imgclassify"
 LEVELS = (
     {"cli"},
     {"commands"},
-    {"widgets"},
+    {"widgets", "serving"},
     {"visualization"},
     {"training"},
     {"evaluation"},
@@ -87,8 +87,9 @@ def test_no_imports_go_in_a_circle():
 # The aim is 8,000. Raised four times, for what a user sees: from 8,380 for teaching one's own classes, the model for
 # photos, the learning-rate finder and other backbones; from 9,375, after a hundred lines had gone, for the evaluation
 # by class, the comparison of two models and their figures; from 9,585 for the answer "none of its classes"; from 10,110
-# for explanations, the measurement of their faithfulness, robustness, and doubtful labels.
-MOST_LINES = 11320
+# for explanations, the measurement of their faithfulness, robustness, doubtful labels, reports and
+# model cards.
+MOST_LINES = 11780
 
 
 def test_no_module_is_longer_than_400_lines_and_the_package_no_longer_than_it_was():

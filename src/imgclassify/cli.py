@@ -1,4 +1,4 @@
-"""The command line, `imgclassify COMMAND`: it parses; commands.py does the rest.
+"""The command line: `imgclassify run | train | evaluate | predict | explain | report | data | runs`; see commands.py.
 
 Exit codes: 0 success, 1 a problem that the user can fix (a sentence on standard error), 2 wrong usage, 130 interrupted.
 """
@@ -91,6 +91,10 @@ def _parser() -> argparse.ArgumentParser:
     option("--against", "the class to compare it with (default: the runner-up)", metavar="CLASS")
     option("--method", "hirescam (default), grad-cam, occlusion or rise", default="hirescam")
     option("--layer", "the layer to look at, for hirescam and grad-cam", metavar="NAME")
+
+    option = command(commands.report)
+    option("model", model, nargs="?", default="best")
+    option("--data", f"{names} (default: what the model was trained on)", metavar="NAME")
 
     option = command(commands.data)
     option("name", f"{names}, to check it (default: cifar10)", nargs="?", default="cifar10")

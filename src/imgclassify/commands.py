@@ -156,10 +156,38 @@ def train(options: argparse.Namespace) -> int:
 
 def evaluate(options: argparse.Namespace) -> int:
     """Measure a model on test data."""
+    from imgclassify.evaluation.metrics import evaluate_model
+
+    model, data = _model_and_data(options)
+    result = evaluate_model(model, data.x_test, data.y_test, source=data.source)
+    values = {key: getattr(result, key) for key in ("source", "accuracy", "interval", "loss", "per_class")}
+    values["by_class"] = {name: scores._asdict() for name, scores in result.by_class.items()}
+    values |= {"model": model.name, "pictures": len(result.labels), "confusion": result.confusion.tolist()}
+    _report(options, values, f"{model.name}: {result}")
+    return 0
+
+
+def report(options: argparse.Namespace) -> int:
+    """Measure everything about a model, some minutes, and write its model card."""
+    from imgclassify.evaluation.report import measure_report, report_path, write_report
+    from imgclassify.serving.model_card import write_cards
+
+    model, data = _model_and_data(options)
+    if model.file is None:
+        raise ValueError(f"{options.model} has no file beside which a card could lie.")
+    measured = measure_report(model, data)
+    write_report(model.file, measured)
+    written = [str(path) for path in (report_path(model.file), *write_cards(model.file))]
+    accuracy = f"{model.name}: accuracy {measured.accuracy[0]:.2%} on {data.source}"
+    _report(options, {"report": measured, "written": written}, f"{accuracy}. Written: {', '.join(written)}")
+    return 0
+
+
+def _model_and_data(options: argparse.Namespace) -> tuple[Any, Any]:
+    """The model that is to be measured, and its data."""
     from imgclassify import Classifier, load_model
     from imgclassify.data.folders import BUILT_IN, name_of_folder
     from imgclassify.data.loading import OWN_SIZE
-    from imgclassify.evaluation.metrics import evaluate_model
 
     if options.data:
         data = _load_data(options.data) if options.data in OWN_SIZE else None
@@ -180,12 +208,7 @@ def evaluate(options: argparse.Namespace) -> int:
     if model.class_names != data.class_names:
         known, classes = ", ".join(model.class_names), ", ".join(data.class_names)
         raise ValueError(f"The model's classes ({known}) are not those of {data.source} ({classes}).")
-    result = evaluate_model(model, data.x_test, data.y_test, source=data.source)
-    values = {key: getattr(result, key) for key in ("source", "accuracy", "interval", "loss", "per_class")}
-    values["by_class"] = {name: scores._asdict() for name, scores in result.by_class.items()}
-    values |= {"model": model.name, "pictures": len(result.labels), "confusion": result.confusion.tolist()}
-    _report(options, values, f"{model.name}: {result}")
-    return 0
+    return model, data
 
 
 def _load_data(name: str, *, size: int | None = None, offline: bool = False):

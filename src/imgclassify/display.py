@@ -89,8 +89,18 @@ def bars(shares: Iterable[tuple[str, float]], *, highlighted: bool = True) -> st
     return f'<div class="bars{"" if highlighted else " plain"}">{"".join(rows)}</div>'
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table; the names in its header may break at underscores, which keeps it narrow."""
+def table(
+    head: Sequence[str], rows: Sequence[Sequence[object]], shades: Sequence[Sequence[float]] | None = None
+) -> str:
+    """A table; the names in its header may break at underscores, which keeps it narrow.
+
+    With `shades`, the background of each cell has that strength, 0 to 1.
+    """
     names = "".join(f"<th>{escape(name).replace('_', '_<wbr>')}</th>" for name in head)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    looks = [[f' style="--shade-of:{100 * each:.0f}%"' for each in row] for row in shades or ()]
+    looks = looks or [[""] * len(row) for row in rows]
+    body = "".join(
+        "<tr>" + "".join(f"<td{look}>{escape(cell)}</td>" for cell, look in zip(row, line, strict=True)) + "</tr>"
+        for row, line in zip(rows, looks, strict=True)
+    )
     return f'<div class="scroll"><table><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table></div>'

@@ -6,7 +6,7 @@ import weakref
 import numpy as np
 import pytest
 
-from imgclassify import Classifier, ImageError, backend, build_model, explain_image
+from imgclassify import Classifier, ImageError, backend, build_model, explain_image, load_model
 from imgclassify.evaluation import explain as module
 from imgclassify.evaluation.explain import METHODS, TrainingPictures, blurred, explain_prepared, heat_maps
 from imgclassify.evaluation.faithfulness import (
@@ -237,6 +237,17 @@ def test_a_true_map_beats_a_random_one_and_a_random_one_does_not(reddish):
     assert measure_faithfulness(reddish, x, [0] * 40, heat_maps(reddish, x, [0] * 40)).better_than(random) < 1e-6
     assert measure_faithfulness(reddish, x, [0] * 40, random_maps(41)[1:]).better_than(random) > 0.01
     assert centre_maps(2)[0, 16, 16] > centre_maps(2)[0, 0, 0]
+
+
+@pytest.mark.parametrize(("name", "count"), [("baseline", 500), ("best", 200), ("guided", 60)])
+def test_the_maps_of_shipped_models_beat_chance_and_depend_on_the_weights(cifar10, name, count):
+    model = load_model(name)
+    x = np.asarray(model.fitting(cifar10.x_test[:count])[:])
+    said = model.probabilities(x, views=1).argmax(axis=1)
+    maps = heat_maps(model, x, said)
+    random = measure_faithfulness(model, x, said, random_maps(count))
+    assert measure_faithfulness(model, x, said, maps).better_than(random) < 0.01
+    assert np.nanmean(similarity(maps, heat_maps(with_shuffled_weights(model), x, said))) < 0.3
 
 
 def test_shuffled_weights_are_the_same_values_in_another_order(tiny_model):

@@ -211,11 +211,13 @@ def test_runs_of_each_data_set_have_a_row_of_panels_of_their_own(a_run):
 def test_explanations_have_a_row_for_each_picture_and_a_panel_for_each_map(tiny_model, pictures):
     rows = [[explained(tiny_model, pictures[0])], [explained(tiny_model, pictures[1], method="grad-cam")] * 2]
     figure = drawn(v.plot_explanations(rows, title="Why"))
+    mixed = drawn(v.plot_explanations([[*rows[0], *rows[1]]]))
+    assert len([axes for axes in mixed.axes if axes.images]) == 2 + 3
     panels = [axes for axes in figure.axes if axes.images]
     assert len(panels) == 2 + 3
     np.testing.assert_array_equal(panels[0].images[0].get_array(), pictures[0])
     np.testing.assert_array_equal(panels[1].images[0].get_array(), rows[0][0].overlay)
-    for text in ("Why", "32 x 32 pixels", f"HiResCAM: {rows[0][0]}", "Grad-CAM: "):
+    for text in ("Why", "32 x 32 pixels", f"HiResCAM\nfor {rows[0][0].label}", "Grad-CAM\nfor "):
         assert text in texts(figure)
 
 
@@ -225,8 +227,8 @@ def test_faithfulness_is_drawn_as_the_mean_of_all_pictures():
     left, right = figure.axes
     np.testing.assert_allclose(left.lines[0].get_ydata(), [1, 0.25, 0])
     np.testing.assert_allclose(right.lines[0].get_ydata(), [0, 0.75, 1])
-    assert left.get_legend().get_texts()[0].get_text() == "hirescam: 0.375"
-    assert right.get_legend().get_texts()[0].get_text() == "hirescam: 0.625"
+    assert left.get_legend().get_texts()[0].get_text() == "HiResCAM: 0.375"
+    assert right.get_legend().get_texts()[0].get_text() == "HiResCAM: 0.625"
 
 
 def test_the_nearest_pictures_are_beside_their_classes(pictures):

@@ -37,6 +37,7 @@ class Explanation:
     label: str  # the class
     against: str = ""  # the class that it is compared with, if any
     method: Method = "hirescam"
+    layer: str = ""  # its name, if one was asked for
 
     @property
     def empty(self) -> bool:
@@ -111,7 +112,7 @@ def explain_prepared(
     label = classifier.answer(image).label if label is None else label
     x, second = np.asarray(image)[np.newaxis], None if against is None else [names.index(against)]
     (heat,) = heat_maps(classifier, x, [names.index(label)], against=second, method=method, layer=layer)
-    return Explanation(to_bytes(x[0]), heat, label, against or "", method)
+    return Explanation(to_bytes(x[0]), heat, label, against or "", method, layer or "")
 
 
 def heat_maps(

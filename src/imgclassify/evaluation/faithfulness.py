@@ -41,7 +41,8 @@ class Faithfulness(NamedTuple):
         """p-value of Wilcoxon's signed-rank test that its scores are higher than another's on the same pictures."""
         from scipy.stats import wilcoxon
 
-        return float(wilcoxon(self.score, other.score, alternative="greater", method="asymptotic").pvalue)
+        scores = (each.score.astype(np.float64) for each in (self, other))
+        return float(wilcoxon(*scores, alternative="greater", method="asymptotic").pvalue)
 
 
 def measure_faithfulness(

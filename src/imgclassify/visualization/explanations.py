@@ -1,6 +1,6 @@
 """Figures of explanations: what in a picture speaks for a class, what it resembles, and whether the maps hold."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -10,27 +10,39 @@ from imgclassify.evaluation.faithfulness import Faithfulness
 from imgclassify.visualization.data import plot_samples
 from imgclassify.visualization.style import new_figure, percent, show_picture
 
-_NAMES = {"hirescam": "HiResCAM", "grad-cam": "Grad-CAM", "occlusion": "occlusion", "rise": "RISE"}
+_NAMES: dict[str, str] = {"hirescam": "HiResCAM", "grad-cam": "Grad-CAM", "occlusion": "occlusion", "rise": "RISE"}
 
 
 def plot_explanations(rows: Sequence[Sequence[Explanation]], *, title: str = "") -> Figure:
-    """A row for each picture: what the model sees of it, then its explanations.
+    """Rows of explanations; before those of each picture, what the model sees of it.
 
     Args:
-        rows: Explanations of the same picture in each.
+        rows: Explanations, those of the same picture one after another.
         title: Of the whole figure.
     """
-    columns = 1 + max(map(len, rows))
-    figure, panels = new_figure(len(rows), columns, figsize=(2.5 * columns, 2.8 * len(rows) + 0.3))
+    lines = [list(_panels(explanations)) for explanations in rows]
+    columns = max(map(len, lines))
+    figure, panels = new_figure(len(rows), columns, figsize=(2.5 * columns, 2.9 * len(rows) + 0.3))
     for axes in panels.flat:
         axes.axis("off")
-    for line, explanations in zip(panels, rows, strict=True):
-        height, width = explanations[0].image.shape[:2]
-        show_picture(line[0], explanations[0].image, f"what the model sees:\n{width} x {height} pixels")
-        for axes, each in zip(line[1:], explanations, strict=False):
-            show_picture(axes, each.overlay, f"{_NAMES[each.method]}: {each}".replace(" rather", "\nrather"))
+    for line, shown in zip(panels, lines, strict=True):
+        for axes, (image, text) in zip(line, shown, strict=False):
+            show_picture(axes, image, text)
     figure.suptitle(title)
     return figure
+
+
+def _panels(explanations: Sequence[Explanation]) -> Iterator[tuple[np.ndarray, str]]:
+    """Pictures with their titles."""
+    before = None
+    for each in explanations:
+        if before is None or not np.array_equal(each.image, before):
+            before, (height, width) = each.image, each.image.shape[:2]
+            yield each.image, f"what the model sees:\n{width} x {height} pixels"
+        how = ", ".join(filter(None, (_NAMES[each.method], each.layer)))
+        found = "nothing found for" if each.empty else "for"
+        rather = f" rather than {each.against}" if each.against else ""
+        yield each.overlay, f"{how}\n{found} {each.label}{rather}"
 
 
 def plot_nearest(image: np.ndarray, pictures: np.ndarray, found: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
@@ -61,7 +73,7 @@ def plot_faithfulness(measured: Mapping[str, Faithfulness], *, title: str = "") 
             (right, each.insertion, each.insertion_area),
         ):
             share = np.linspace(0, 1, len(curves))
-            axes.plot(share, curves.mean(axis=1), label=f"{name}: {area.mean():.3f}", **plain)
+            axes.plot(share, curves.mean(axis=1), label=f"{_NAMES.get(name, name)}: {area.mean():.3f}", **plain)
     left.set(xlabel="share deleted, highest first (lower is better)", ylabel="probability of the class", xlim=(0, 1))
     right.set(xlabel="share inserted, highest first (higher is better)", xlim=(0, 1))
     percent(left.xaxis, right.xaxis, left.yaxis)

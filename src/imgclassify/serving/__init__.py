@@ -1,0 +1,1 @@
+"""Serving: what takes a model out of the notebook."""
