@@ -288,9 +288,17 @@ def test_the_table_holds_all_results_in_their_order(box, png):
         (name, round(share, 4)) for name, share in top
     ]
     assert rows[1]["confidence"] == ""
-    assert [row["familiarity"] for row in rows] == ["", "", ""]  # this model has no detector
+    assert [(row["familiarity"], row["known"]) for row in rows] == [("", "")] * 3  # this model has no detector
     assert "bad.png is not a picture" in rows[1]["problem"]
     assert rows[0]["problem"] == ""
+
+
+def test_the_table_says_what_is_none_of_the_classes(box, png):
+    drop(box, ("one.png", png("red")), ("two.png", png("red")))
+    for card, familiarity in zip(cards(box), (0.8, 0.01), strict=True):
+        card.prediction = replace(card.prediction, familiarity=familiarity)
+    box._offer_table()
+    assert [(row["familiarity"], row["known"]) for row in table(box)] == [("0.8000", "yes"), ("0.0100", "no")]
 
 
 @pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)", " =1+1", "\t=1", "＝1"])

@@ -116,12 +116,12 @@ def results_csv(cards: Sequence[PhotoCard | ProblemCard]) -> str:
     """
     file = io.StringIO()
     writer = csv.writer(file)
-    writer.writerow(["file", *_CLASSES, "familiarity", "problem"])
+    writer.writerow(["file", *_CLASSES, "familiarity", "known", "problem"])
     for card in cards:
         top = [*(card.prediction.top(3) if card.prediction else ()), ("", ""), ("", ""), ("", "")][:3]
         answers = [part for label, share in top for part in (_harmless(label), f"{share:.4f}" if label else "")]
         familiarity = card.prediction.familiarity if card.prediction else None
-        answers.append("" if familiarity is None else f"{familiarity:.4f}")
+        answers += ["", ""] if familiarity is None else [f"{familiarity:.4f}", "yes" if card.prediction.known else "no"]
         writer.writerow([_harmless(card.name), *answers, _harmless(card.problem)])
     return file.getvalue()
 
