@@ -345,6 +345,14 @@ def test_what_explain_cannot_do_is_one_sentence(photos, tiny_file, capsys, optio
     assert "Traceback" not in err
 
 
+def test_explain_does_not_write_over_the_picture(photos, tiny_file, capsys):
+    picture = photos / "0.png"
+    before = picture.read_bytes()
+    assert main(["explain", str(picture), "-o", str(picture), "--model", tiny_file]) == 1
+    assert "is the picture itself: give another path with -o." in capsys.readouterr().err
+    assert picture.read_bytes() == before
+
+
 def test_an_empty_folder_and_a_missing_file_are_named(tmp_path, tiny_file, capsys):
     (tmp_path / "empty").mkdir()
     assert main(["predict", str(tmp_path / "empty"), str(tmp_path / "gone.png"), "--model", tiny_file]) == 1

@@ -173,11 +173,9 @@ def report(options: argparse.Namespace) -> int:
     from imgclassify.serving.model_card import write_cards
 
     model, data = _model_and_data(options)
-    if model.file is None:
-        raise ValueError(f"{options.model} has no file beside which a card could lie.")
     measured = measure_report(model, data)
     write_report(model.file, measured)
-    written = [str(path) for path in (report_path(model.file), *write_cards(model.file))]
+    written = [str(path) for path in (report_path(model.file), *write_cards(model.file, model.manifest))]
     accuracy = f"{model.name}: accuracy {measured.accuracy[0]:.2%} on {data.source}"
     _report(options, {"report": measured, "written": written}, f"{accuracy}. Written: {', '.join(written)}")
     return 0
@@ -246,17 +244,21 @@ def explain(options: argparse.Namespace) -> int:
     """Show what in a picture speaks for a class."""
     os.environ["MPLBACKEND"] = "Agg"  # no display needed
     from imgclassify import load_model, visualization
+    from imgclassify.atomic import replacing
     from imgclassify.evaluation.explain import explain_prepared
     from imgclassify.runs.names import photo_model
 
-    model = load_model(options.model or photo_model())
+    model, output = load_model(options.model or photo_model()), Path(options.output)
+    if output.exists() and Path(options.file).exists() and output.samefile(options.file):
+        raise ValueError(f"{output} is the picture itself: give another path with -o.")
     prediction = model.predict(options.file)
     label = options.label or prediction.label
     against = options.against or next(name for name in prediction.probabilities if name != label)
     how = {"label": label, "method": options.method, "layer": options.layer}
     alone, compared = (explain_prepared(model, prediction.image, against=each, **how) for each in (None, against))
     figure = visualization.plot_explanations([[alone, compared]], title=f"{prediction}\nby {model.name}")
-    figure.savefig(options.output)
+    with replacing(output) as part:
+        figure.savefig(part)
     text = f"{options.file}, by {model.name}: {prediction}\n{alone}; {compared}. Written: {options.output}"
     values = {"model": model.name, "explained": label, "against": against, "method": options.method}
     found = {"found": not alone.empty, "found_against": not compared.empty, "written": str(options.output)}

@@ -62,7 +62,7 @@ def overlay(image: np.ndarray, heat: np.ndarray, side: int = 224) -> np.ndarray:
     times = max(1, side // max(height, width))
     size = (width * times, height * times)
     grey = ImageOps.grayscale(Image.fromarray(image)).convert("RGB").resize(size, Image.Resampling.NEAREST)
-    high = max(np.quantile(heat, 0.99), 1e-12)  # a single bright cell leaves the others visible
+    high = max(np.quantile(heat, 0.99), heat.max() / 5) or 1  # a single bright cell leaves the others visible
     strength = Image.fromarray(np.uint8(np.minimum(heat / high, 1) * 190)).resize(size, Image.Resampling.NEAREST)
     return np.asarray(Image.composite(Image.new("RGB", size, ORANGE), grey, strength))
 

@@ -12,7 +12,7 @@ SECONDS = 600  # for each target
 def measure() -> dict[str, int]:
     """For each target, the number of inputs; ends with libFuzzer's report if one of them does what it should not."""
     found = {}
-    for target in ("manifest", "picture", "configuration"):
+    for target in ("manifest", "picture", "configuration", "detector"):
         command = [sys.executable, str(TARGETS), target, f"-max_total_time={SECONDS}"]
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
         if ended.returncode != 0:

@@ -109,7 +109,7 @@ def test_maps_are_the_same_for_a_network_in_any_form(method, monkeypatch):
         np.testing.assert_allclose(each, maps["flat"], atol=0.05 if name == "calibrated" else 1e-3, err_msg=name)
 
 
-def test_maps_are_made_of_a_plain_keras_file_and_of_a_subclassed_model(tmp_path):
+def test_maps_are_made_of_a_plain_keras_file(tmp_path):
     keras = backend.keras()
     backend.set_seed(0)
     network = build_model(num_classes=3)
@@ -165,6 +165,7 @@ def test_a_picture_of_any_size_is_explained_by_its_answer(reddish, tmp_path):
         ({"label": "pink"}, "The model's classes are red, green. Received: 'pink'"),
         ({"label": "red", "against": "pink"}, "Received: 'pink'"),
         ({"method": "guess"}, "method must be one of hirescam, grad-cam, occlusion, rise. Received: method='guess'"),
+        ({"layer": "colours", "method": "rise"}, "rise looks at no layer"),
         ({"layer": "dense_9"}, "The layers with feature maps are .*colours.* Received: layer='dense_9'"),
     ],
 )
@@ -173,6 +174,115 @@ def test_what_is_unknown_is_named_with_what_is_known(reddish, options, said):
         explain_image(reddish, patch(0, 0, 0), **options)
     with pytest.raises(ImageError):
         explain_image(reddish, b"no picture")
+
+
+def test_a_model_that_is_saved_while_its_calls_are_noted_can_be_loaded(tmp_path):
+    network = build_model(num_classes=3)
+
+    class Saved:  # as another thread might save it
+        layers = network.layers
+
+        def __call__(self, x, training):
+            Classifier.of(network).save(tmp_path / "meanwhile.keras")
+            return network(x, training=training)
+
+    module._run(Saved(), np.zeros((1, 32, 32, 3), np.float32))
+    assert load_model(tmp_path / "meanwhile.keras").class_names == ("0", "1", "2")
+
+
+@pytest.mark.parametrize("against", [None, 2])
+def test_the_gradient_is_that_of_the_log_odds_of_the_calibrated_answer(against):
+    tf = backend.tensorflow()
+    backend.set_seed(1)
+    network = with_temperatures(build_model(num_classes=3), (0.5, 1.7))
+    x = tf.constant(np.random.default_rng(0).random((2, 32, 32, 3)), tf.float32)
+    _, logits = module._run(network, x)
+    assert len(logits) == 2
+    second = tf.constant([-1 if against is None else against] * 2)
+    lead = module._lead(logits, tf.constant([0, 1]), second).numpy()
+    answers = network(x).numpy().astype(np.float64)
+    own = answers[[0, 1], [0, 1]]
+    other = 1 - own if against is None else answers[:, against]
+    np.testing.assert_allclose(lead, np.log(own / other), atol=1e-4)
+
+
+def test_log_odds_are_finite_where_the_network_is_sure():
+    tf = backend.tensorflow()
+    logits = tf.Variable([[200.0, 0, -100]])
+    with tf.GradientTape() as tape:
+        lead = module._lead([logits, logits / 2], tf.constant([0]), tf.constant([-1]))
+    assert lead.numpy() == pytest.approx(100, abs=1)
+    gradient = tape.gradient(lead, logits).numpy()
+    assert np.isfinite(gradient).all()
+    assert gradient[0, 0] > 0.4
+
+
+def test_softmax_inside_a_network_and_calls_by_keyword_do_no_harm():
+    keras = backend.keras()
+    inputs = keras.Input((16, 16, 3))
+    x = keras.layers.Conv2D(4, 3, activation="softmax", name="maps")(inputs)  # not the answer
+    flat = keras.layers.Reshape((196, 4))(x)
+    seen = keras.layers.MultiHeadAttention(2, 4)(query=flat, value=flat)
+    outputs = keras.layers.Dense(3)(keras.layers.GlobalAveragePooling1D()(seen))  # logits
+    network = keras.Model(inputs, outputs)
+    maps = heat_maps(network, np.random.default_rng(0).random((2, 16, 16, 3), np.float32), [0, 1], layer="maps")
+    assert maps.shape == (2, 14, 14)
+    assert maps.max() == 1
+
+
+def test_a_layer_that_is_called_twice_counts_where_it_is_called_last():
+    keras = backend.keras()
+    relu = keras.layers.ReLU(name="shared")
+    inputs = keras.Input((16, 16, 3))
+    first = relu(keras.layers.Conv2D(4, 3, name="first")(inputs))
+    last = relu(keras.layers.Conv2D(4, 3, name="second")(first))
+    top = keras.layers.Conv2D(3, 1)(keras.layers.GlobalAveragePooling2D(keepdims=True)(last))  # a grid of 1 x 1
+    network = keras.Model(inputs, keras.layers.Softmax()(keras.layers.Flatten()(top)))
+    x = np.random.default_rng(0).random((2, 16, 16, 3), np.float32)
+    chosen = heat_maps(network, x, [0, 1], method="grad-cam")
+    assert chosen.shape == (2, 12, 12)
+    np.testing.assert_array_equal(chosen, heat_maps(network, x, [0, 1], method="grad-cam", layer="shared"))
+
+
+@pytest.mark.parametrize("method", ["hirescam", "rise"])
+@pytest.mark.parametrize(("classes", "against"), [([0], None), ([0, 1, 3], None), ([0, -1, 0], None), ([0] * 3, [1])])
+def test_classes_that_are_not_those_of_the_pictures_are_refused(method, classes, against):
+    x = np.zeros((3, 32, 32, 3), np.uint8)
+    with pytest.raises(ValueError, match="Expected one class from 0 to 2 per picture"):
+        heat_maps(build_model(num_classes=3), x, classes, against=against, method=method)
+    with pytest.raises(ValueError, match="at least one picture"):
+        heat_maps(build_model(num_classes=3), x[:0], [], method=method)
+
+
+def test_a_network_in_bfloat16_and_one_of_grey_pictures_are_explained():
+    keras = backend.keras()
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        network = build_model(input_shape=(32, 32, 1), num_classes=2)
+    finally:
+        keras.config.set_dtype_policy(policy)
+    grey = np.random.default_rng(0).integers(0, 256, (32, 32, 1), np.uint8)
+    explanation = explain_prepared(Classifier.of(network, ("one", "two")), grey, label="one")
+    assert explanation.image.shape == (32, 32, 3)
+    assert explanation.heat.dtype == np.float32
+    assert "speaks for one" in explanation._repr_html_()
+
+
+def test_occlusion_takes_pictures_that_are_resized_when_they_are_read(reddish):
+    large = Classifier.of(reddish).fitting(np.repeat(np.repeat(patch(8, 16, 0), 2, 0), 2, 1)[np.newaxis])
+    (map_,) = heat_maps(reddish, large, [0], method="occlusion")
+    assert map_[8:16, 16:24].mean() > 0.5
+
+
+def test_an_overlay_does_not_make_much_of_little():
+    from imgclassify.display import overlay
+
+    heat = np.zeros((32, 32), np.float32)
+    heat[0, 0], heat[8, 8] = 1, 0.01
+    shown = overlay(np.full((32, 32, 3), 128, np.uint8), heat).astype(int)
+    strong, faint = (np.ptp(shown[7 * cell + 3, 7 * cell + 3]) for cell in (0, 8))
+    assert faint < strong / 5
 
 
 def test_a_network_without_feature_maps_is_refused():

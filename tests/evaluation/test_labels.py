@@ -52,8 +52,23 @@ def test_corrections_change_the_labels_and_nothing_else(evaluation):
 
 @pytest.mark.parametrize("corrections", [{5: "cat"}, {-1: "cat"}, {0: "cow"}])
 def test_corrections_of_other_rows_or_classes_are_refused(evaluation, corrections):
-    with pytest.raises(ValueError, match="rows from 0 to 4, and the classes cat, dog, ox"):
+    with pytest.raises(ValueError, match="5 rows up to 4, and the classes cat, dog, ox"):
         with_corrections(evaluation, corrections)
+
+
+def test_corrections_find_their_rows_where_pictures_were_left_out(evaluation):
+    some = replace(evaluation, rows=np.array([3, 5, 7, 8, 9]))
+    assert with_corrections(some, {7: "ox"}).labels.tolist() == [0, 0, 2, 1, 0]
+    with pytest.raises(ValueError, match="5 rows up to 9"):
+        with_corrections(some, {4: "ox"})
+
+
+def test_an_unlikely_answer_does_not_hide_other_doubts():
+    doubted = np.full(40, 0.01)
+    doubted[[1, 2]] = 0.03, 0.59
+    level = np.full(40, 0.025)
+    many = Evaluation(np.array([level, doubted], np.float32), np.array([0, 1]), tuple(map(str, range(40))))
+    assert [(each.row, each.suggestion) for each in doubtful_labels(many)] == [(1, "2")]
 
 
 def test_planted_labels_are_found_by_cross_validation(tiny):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from imgclassify import evaluate_model, load_model
+from imgclassify import Classifier, backend, evaluate_model, load_model
 from imgclassify.cli import main
 from imgclassify.evaluation.report import _seeds, measure_report, read_report, report_path, write_report
 from imgclassify.evaluation.robustness import CORRUPTIONS, MOVES
@@ -45,8 +45,9 @@ def test_a_report_has_what_was_measured(report, model, tiny):
 
 def test_a_report_is_read_as_it_was_written_and_only_for_its_model(report, model, tmp_path):
     write_report(model.file, report)
-    assert read_report(model.file) == read_report(model.file)
+    assert read_report(model.file).confusion == report.confusion
     assert read_report(model.file).accuracy == pytest.approx(report.accuracy)
+    assert read_report(model.file).corrupted == report.corrupted
     write_report(model.file, replace(report, sha256="0" * 64))
     with pytest.raises(ModelFileError, match="is of another model"):
         read_report(model.file)
@@ -60,7 +61,7 @@ def test_a_report_is_read_as_it_was_written_and_only_for_its_model(report, model
 
 def test_a_card_has_the_reports_figures_in_both_forms(report, model):
     write_report(model.file, report)
-    written = write_cards(model.file)
+    written = write_cards(model.file, model.manifest)
     assert [path.name for path in written] == ["colours.card.md", "colours.card.html"]
     text, page = (path.read_text(encoding="utf-8") for path in written)
     value, low, high = report.accuracy
@@ -99,6 +100,7 @@ def test_seeds_are_those_of_trainings_like_this_one(tiny_model, tmp_path, monkey
     records = [
         replace(manifest, seed=seed, metrics={"test_accuracy": value}, **changes).to_dict()
         for seed, value, changes in (
+            (7, 0.4, {"recipe": replace(manifest.recipe, learning_rate=0.5)}),
             (0, 0.5, {}),
             (1, 0.6, {}),
             (2, 0.7, {"share": 0.5}),
@@ -106,7 +108,7 @@ def test_seeds_are_those_of_trainings_like_this_one(tiny_model, tmp_path, monkey
             (4, 0.9, {"recipe": replace(manifest.recipe, epochs=99)}),
         )
     ]
-    records.append(records[0] | {"seed": 5, "trained_by": "plain Keras"})
+    records.append(records[1] | {"seed": 5, "trained_by": "plain Keras"})
     (tmp_path / "accuracies.json").write_text(json.dumps(records), encoding="utf-8")
     assert _seeds(replace(manifest, seed=6, metrics={"test_accuracy": 0.55})) == {"0": 0.5, "1": 0.6, "6": 0.55}
     assert _seeds(replace(manifest, seed=6, metrics={})) == {"0": 0.5, "1": 0.6}
@@ -125,4 +127,28 @@ def test_the_command_measures_a_users_own_model(tiny, tiny_model, tmp_path, monk
     values = json.loads(capsys.readouterr().out)
     assert [path.rpartition("model.")[2] for path in values["written"]] == ["report.json", "card.md", "card.html"]
     assert read_report(load_model("mine").file).accuracy[0] == values["report"]["accuracy"][0]
-    assert main(["report", "imagenet", "--data", str(folder)]) == 1
+    plain = tmp_path / "plain.keras"
+    load_model("mine").network.save(plain)
+    assert main(["report", str(plain), "--data", str(folder)]) == 0
+    assert "# Model card" in plain.with_suffix(".card.md").read_text(encoding="utf-8")
+    network = load_model("mine").network
+    network.layers[0].set_weights([each + 1 for each in network.layers[0].get_weights()])
+    network.save(plain)
+    with pytest.raises(ModelFileError, match="is of another model"):
+        read_report(plain)
+
+
+def test_what_cannot_be_measured_is_said_and_the_rest_kept(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("IMGCLASSIFY_ARTIFACTS_DIR", str(tmp_path))
+    keras = backend.keras()
+    layers = [keras.Input((32, 32, 3)), keras.layers.Flatten(), keras.layers.Dense(3, activation="softmax")]
+    network = keras.Sequential(layers)
+    network.layers[-1].set_weights([np.zeros((3072, 3)), np.array([0, 0, -50])])  # the third class is never said
+    plain = Classifier.of(network, tiny.class_names).save(tmp_path / "plain.keras")
+    write_report(plain.file, replace(measure_report(plain, tiny), loss=float("nan")))
+    assert read_report(plain.file).loss is None
+    text, _ = write_cards(plain.file, plain.manifest)
+    for said in ("Not measured: the network has no feature maps.", "It has no detector", "| none |"):
+        assert said in text.read_text(encoding="utf-8")
+    with pytest.raises(ValueError, match="has no file"):
+        measure_report(network, tiny)

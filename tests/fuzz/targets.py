@@ -1,11 +1,12 @@
 """Feed mutated input to what reads files from elsewhere: `python targets.py TARGET [OPTIONS OF LIBFUZZER]`.
 
-The targets are manifest, configuration and picture. The input is mutated towards code that was not reached before, by
-libFuzzer through atheris; JSON is also mutated as a tree. A target fails if it raises anything but the one exception
-that it promises, returns what it should refuse, takes more than 3 GB or 30 seconds, or if anything is written outside
-its folder, started, deleted or connected to. `-max_total_time=600` runs for ten minutes.
+The targets are manifest, configuration, picture and detector. The input is mutated towards code that was not reached
+before, by libFuzzer through atheris; JSON is also mutated as a tree. A target fails if it raises anything but
+the one exception that it promises, returns what it should refuse, takes more than 3 GB or 30 seconds, or if anything
+is written outside its folder, started, deleted or connected to. `-max_total_time=600` runs for ten minutes.
 """
 
+import contextlib
 import io
 import json
 import os
@@ -24,6 +25,9 @@ with atheris.instrument_imports(include=["imgclassify", "PIL"]):
 
     from imgclassify import backend
     from imgclassify.data import images
+    from imgclassify.data.download import file_sha256
+    from imgclassify.models import familiarity, inference
+    from imgclassify.runs import detectors as detectors_of
     from imgclassify.runs import files, manifest, safety
 
 LIMITS = ["-rss_limit_mb=3000", "-timeout=30", "-max_len=20000", "-print_final_stats=1"]
@@ -121,6 +125,49 @@ def configurations(folder: Path) -> tuple[list[bytes], Callable[[bytes], None]]:
     return seeds, read
 
 
+def detectors(folder: Path) -> tuple[list[bytes], Callable[[bytes], None]]:
+    """Detector files, from a description in JSON of what is in them; what is no description is the file itself."""
+    layers, path = backend.keras().layers, folder / "model.keras"
+    plain = [
+        layers.Input((8, 8, 3)),
+        layers.Conv2D(4, 3, activation="relu", name="maps"),
+        layers.GlobalAveragePooling2D(),
+    ]
+    network = backend.keras().Sequential([*plain, layers.Dense(3, activation="softmax")])
+    path.write_bytes(b"a model")
+    about = {"model": file_sha256(path), "kind": "neighbours", "layers": ["maps", familiarity.LAST]}
+    arrays = {f"reference{number}": ["float16", [20, 4]] for number in range(2)}
+    arrays |= {f"known{number}": ["float32", [30]] for number in range(3)}
+    bounds = {"reference0": ["float32", [4, 5]], "known0": ["float32", [30]], "known1": ["float32", [30]]}
+    other = about | {"kind": "boundaries", "layers": [familiarity.LAST]}
+    seeds = [{"about": about, "arrays": arrays}, {"about": other, "arrays": bounds}]
+
+    def write(content: bytes) -> None:
+        try:
+            described = json.loads(content)
+            chance, made = np.random.default_rng(0), {}
+            for name, (dtype, shape) in described["arrays"].items():
+                if np.prod(shape, dtype=float) > 1e6:
+                    continue
+                values = chance.normal(size=shape).astype(dtype)
+                made[name] = np.sort(values) if values.ndim == 1 else values
+            np.savez(detectors_of.detector_path(path), about=json.dumps(described["about"]), **made)
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError, OSError):
+            detectors_of.detector_path(path).write_bytes(content)
+
+    def read(content: bytes) -> None:
+        write(content)
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            detector = detectors_of.read_detector(path, network)
+        if detector is not None:
+            x = np.zeros((2, 8, 8, 3), np.uint8)
+            probabilities, familiar = inference.predict_with_familiarity(network, x, detector)
+            assert probabilities.shape == (2, 3)
+            assert ((familiar > 0) & (familiar <= 1)).all(), familiar
+
+    return [json.dumps(seed).encode() for seed in seeds], read
+
+
 def pictures(_folder: Path) -> tuple[list[bytes], Callable[[bytes], None]]:
     """Pictures of all formats and several modes, some of them rotated by EXIF or animated."""
     values = np.random.default_rng(0).integers(0, 256, (9, 12, 4), np.uint8)
@@ -186,7 +233,7 @@ def mutate_tree(content: bytes, max_size: int, seed: int) -> bytes:
     return changed if len(changed) <= max_size else content
 
 
-TARGETS = {"manifest": manifests, "configuration": configurations, "picture": pictures}
+TARGETS = {"manifest": manifests, "configuration": configurations, "picture": pictures, "detector": detectors}
 
 
 def main() -> None:

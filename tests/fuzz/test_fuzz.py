@@ -16,7 +16,9 @@ def fuzz(*command: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, *command], cwd=FOLDER, capture_output=True, text=True, timeout=300)
 
 
-@pytest.mark.parametrize(("target", "runs"), [("manifest", 2000), ("picture", 2000), ("configuration", 300)])
+@pytest.mark.parametrize(
+    ("target", "runs"), [("manifest", 2000), ("picture", 2000), ("configuration", 300), ("detector", 300)]
+)
 def test_no_input_does_more_than_raise_the_promised_exception(target, runs):
     ended = fuzz("targets.py", target, f"-runs={runs}", "-seed=1")
     assert ended.returncode == 0, ended.stderr[-3000:]

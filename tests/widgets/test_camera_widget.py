@@ -12,6 +12,7 @@ from PIL import Image
 
 pytest.importorskip("anywidget", reason="anywidget is not installed: pip install -e '.[notebooks]'")
 
+from imgclassify import backend
 from imgclassify.classifier import classify_custom_image, load_model
 from imgclassify.data.images import ImageError
 from imgclassify.evaluation.explain import explain_image
@@ -97,6 +98,16 @@ def test_an_answer_shows_what_speaks_for_it_if_asked(camera, tiny_model, frame):
     assert shown.size == (224, 224)
     assert plain["caption"] == ""
     assert asked["top"] == plain["top"]
+
+
+def test_a_network_that_cannot_be_explained_still_answers(frame, monkeypatch):
+    keras = backend.keras()
+    layers = [keras.Input((32, 32, 3)), keras.layers.Flatten(), keras.layers.Dense(3, activation="softmax")]
+    camera = CameraClassifier(keras.Sequential(layers))
+    monkeypatch.setattr(camera, "send", (answers := []).append)
+    receive(camera, {"frame": "a/1", "why": True}, [memoryview(frame)])
+    assert answers[0]["top"] == camera.prediction.top(3)
+    assert answers[0]["caption"].startswith("The answer cannot be explained: The layers with feature maps are none")
 
 
 def test_an_answer_says_if_the_picture_is_none_of_the_classes(frame, monkeypatch):

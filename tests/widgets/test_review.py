@@ -30,7 +30,8 @@ def review(pictures, path):
 
 
 def written(path) -> list[tuple]:
-    return [tuple(entry.values()) for entry in json.loads(path.read_text(encoding="utf-8"))]
+    entries = json.loads(path.read_text(encoding="utf-8"))
+    return [tuple(entry[key] for key in ("row", "label", "decided")) for entry in entries]
 
 
 def test_each_decision_is_written_at_once_and_the_next_picture_shown(review, pictures, path):
@@ -44,7 +45,7 @@ def test_each_decision_is_written_at_once_and_the_next_picture_shown(review, pic
     review.keep.click()
     assert written(path) == [(4, "cat", "dog"), (7, "dog", "dog")]
     review.other.value = "dog"
-    assert written(path) == [(2, "ox", "dog"), (4, "cat", "dog"), (7, "dog", "dog")]
+    assert written(path) == [(4, "cat", "dog"), (7, "dog", "dog"), (2, "ox", "dog")]
     assert review.corrections == {2: "dog", 4: "dog"}
     assert "No more doubtful labels: 3 decided, 2 of them corrected." in review.picture.value
     assert review.keep.disabled
@@ -70,6 +71,35 @@ def test_another_review_of_the_file_goes_on_where_it_was_left(review, pictures, 
     assert "1 of 4" in LabelReview(pictures, more, NAMES, path).picture.value
 
 
+def test_decisions_stay_with_their_pictures_when_rows_move(review, pictures, path):
+    review.correct.click()
+    moved = np.concatenate([pictures[:1], pictures])
+    doubts = [each._replace(row=each.row + 1) for each in DOUBTS]
+    again = LabelReview(moved, doubts, NAMES, path)
+    assert again.corrections == {5: "dog"}
+    other = LabelReview(pictures[::-1], DOUBTS, NAMES, path)
+    assert other.corrections == {}
+    assert "1 of 3" in other.picture.value
+    relabelled = LabelReview(pictures, [DOUBTS[0]._replace(label="ox")], NAMES, path)
+    assert "1 of 1" in relabelled.picture.value
+
+
+def test_the_list_names_the_files_of_photos(tmp_path, path):
+    from PIL import Image
+
+    from imgclassify import load_dataset
+
+    for name, color in (("cat", "red"), ("dog", "blue")):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(4):
+            shade = Image.new("RGB", (40, 30 + number), color)
+            shade.save(tmp_path / "photos" / name / f"{number}.png")
+    data = load_dataset(tmp_path / "photos", size=96)
+    LabelReview(data.x_train, [Doubt(0, "cat", "dog", 0.01, 0.9)], ("cat", "dog"), path).correct.click()
+    (entry,) = json.loads(path.read_text(encoding="utf-8"))
+    assert entry["file"] == data.x_train.photos[0].path
+
+
 def test_without_doubts_it_says_so(pictures, path):
     review = LabelReview(pictures, [], NAMES, path)
     assert "No more doubtful labels: 0 decided" in review.picture.value
@@ -77,7 +107,7 @@ def test_without_doubts_it_says_so(pictures, path):
     assert not path.exists()
 
 
-@pytest.mark.parametrize("content", ["words", "{}x", '[{"row": "x"}]', "[1]", "7"])
+@pytest.mark.parametrize("content", ["words", "{}x", '[{"row": "x"}]', "[1]", "7", "[" * 100_000])
 def test_a_file_of_something_else_is_left_alone(pictures, path, content):
     path.parent.mkdir()
     path.write_text(content, encoding="utf-8")

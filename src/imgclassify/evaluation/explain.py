@@ -1,8 +1,9 @@
 """Explain: what in a picture speaks for a class, and which training pictures it resembles."""
 
+import functools
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -13,8 +14,8 @@ from PIL import Image, ImageFilter
 from imgclassify import backend, display
 from imgclassify.classifier import Classifier
 from imgclassify.data.images import Picture, scale_pixels, to_bytes
-from imgclassify.models.familiarity import LAST, unit
-from imgclassify.models.inference import layer_values, predict_probabilities
+from imgclassify.models.familiarity import LAST, layer_outputs, unit
+from imgclassify.models.inference import predict_probabilities
 
 Method = Literal["hirescam", "grad-cam", "occlusion", "rise"]
 METHODS = get_args(Method)
@@ -112,7 +113,8 @@ def explain_prepared(
     label = classifier.answer(image).label if label is None else label
     x, second = np.asarray(image)[np.newaxis], None if against is None else [names.index(against)]
     (heat,) = heat_maps(classifier, x, [names.index(label)], against=second, method=method, layer=layer)
-    return Explanation(to_bytes(x[0]), heat, label, against or "", method, layer or "")
+    shown = np.broadcast_to(to_bytes(x[0]), (*x.shape[1:3], 3))  # a grey picture too
+    return Explanation(shown, heat, label, against or "", method, layer or "")
 
 
 def heat_maps(
@@ -135,12 +137,13 @@ def heat_maps(
     - "rise" (after Petsiuk et al., "RISE: Randomized Input Sampling for Explanation of Black-box Models", 2018): the
       same with many random parts of the picture blurred at once.
 
-    The first two take one pass through the network and back. The gradient is that of the class's lead: its logit less
-    the log-sum-exp of the others, which is the logarithm of its odds. The other two only look at what the model
+    The first two take one pass through the network and back. The gradient is that of the class's log-odds; with one
+    softmax at the end, they are its logit less the log-sum-exp of the others. The other two only look at what the model
     answers, so that they can confirm the map. What speaks against a class is not shown.
 
     Args:
-        model: A `Classifier`, or a Keras model from pictures to probabilities: flat or nested, in memory or loaded.
+        model: A `Classifier`, or a Keras model from pictures to probabilities or logits, Sequential or functional, flat
+            or nested.
         x: Prepared pictures, uint8 or float in [0, 1], (N, H, W, C).
         classes: Number of the class to explain of each picture, (N,).
         against: A second class of each picture: what speaks for the first rather than for this one.
@@ -150,13 +153,24 @@ def heat_maps(
             single layer was good for all networks, and this was.
 
     Raises:
-        ValueError: The method or layer is unknown, or the layer has no feature maps that lead to the answer.
+        ValueError: The method or layer is unknown, the layer has no feature maps that lead to the answer, or the
+            classes are not those of the pictures.
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}. Received: method={method!r}")
-    network, firsts = Classifier.of(model).network, np.asarray(classes, np.int32)
+    if layer is not None and method in ("occlusion", "rise"):
+        raise ValueError(f"{method} looks at no layer. Received: layer={layer!r}")
+    classifier, firsts = Classifier.of(model), np.asarray(classes, np.int32)
     seconds = np.full_like(firsts, -1) if against is None else np.asarray(against, np.int32)
-    pairs = zip(x, firsts, seconds, strict=True)
+    network, count = classifier.network, len(classifier.class_names)
+    if (
+        not 0 < len(x) == len(firsts) == len(seconds)
+        or min(*firsts, *seconds + 1) < 0
+        or max(*firsts, *seconds) >= count
+    ):
+        accepted = f"one class from 0 to {count - 1} per picture, and at least one picture"
+        raise ValueError(f"Expected {accepted}. Received: {len(x)} pictures, classes {firsts} against {seconds}")
+    pairs = ((x[row : row + 1][0], firsts[row], seconds[row]) for row in range(len(x)))
     if method in ("occlusion", "rise"):
         masks = _squares() if method == "occlusion" else _random_masks()
         heat = np.stack([_by_masks(network, *each, masks=masks) for each in pairs])
@@ -199,35 +213,54 @@ def _compile(network, method: str, layer: str | None, dtype: np.dtype):
         return _compiled.setdefault(network, {}).setdefault(key, function)
 
 
-def _lead(logits, first, second):
-    """By how much the logits of the first classes exceed those of the second, or of all others (-1); a tensor (N,)."""
-    tf, count = backend.tensorflow(), logits.shape[-1]
-    own = tf.one_hot(first, count)
-    rivals = tf.where(second[:, tf.newaxis] < 0, 1 - own, tf.one_hot(second, count))
-    others = tf.reduce_logsumexp(tf.where(rivals > 0, logits, logits.dtype.min), axis=1)
-    return tf.reduce_sum(own * logits, axis=1) - others
+def _lead(logits: Sequence[Any], first, second):
+    """Log-odds of the first classes against the second, or against all others (-1): a tensor (N,).
+
+    The probabilities are the mean of the softmax of these logits, (N, classes) each; all is computed in logarithms, so
+    that nothing is lost where the network is sure.
+    """
+    tf = backend.tensorflow()
+    logs = tf.stack([tf.nn.log_softmax(tf.cast(each, tf.float32)) for each in logits], axis=2)
+    own = tf.one_hot(first, logs.shape[1], dtype=tf.bool, on_value=True, off_value=False)
+    other = tf.one_hot(second, logs.shape[1], dtype=tf.bool, on_value=True, off_value=False)
+    rivals = tf.where(second[:, tf.newaxis] < 0, ~own, other)
+
+    def log_share(taken):
+        return tf.reduce_logsumexp(tf.where(taken[..., tf.newaxis], logs, logs.dtype.min), axis=(1, 2))
+
+    return log_share(own) - log_share(rivals)
 
 
-def _run(network, x) -> tuple[dict[str, Any], Any]:
-    """Outputs of all layers, nested ones too, in the order of their calls; and the logits.
+def _run(network, x) -> tuple[dict[str, Any], list[Any]]:
+    """Outputs of all layers, nested ones too, in the order of their last calls; and the logits.
 
-    The logits are what the last softmax takes; without any, what the network gives. Each layer's `call` is wrapped
-    while it runs, because Keras cannot connect a layer inside a nested network to the outer one's input.
+    The logits are what the softmax takes that gives the answer, or each of those whose mean is the answer; without any,
+    the answer itself. Each layer's `call` is wrapped while it runs, because Keras cannot connect a layer inside a
+    nested network to the outer one's input.
     """
     outputs: dict[str, Any] = {}
-    logits: list[Any] = []
-    softmax = backend.keras().activations.softmax
+    softmaxes: list[tuple[Any, Any]] = []  # what each gave, and what it took
+    means: list[tuple[Any, Any]] = []
+    keras = backend.keras()
+
+    def keep(name: str, given) -> None:
+        outputs.pop(name, None)  # a layer that is called again comes later
+        outputs[name] = given
+
     with ExitStack() as at_the_end:
         for layer in _flat(network):
-            at_the_end.enter_context(
-                _noting(layer, "call", lambda given, taken, name=layer.name: outputs.update({name: given}))
-            )
-            if getattr(layer, "activation", None) is softmax:
-                at_the_end.enter_context(_noting(layer, "activation", lambda given, taken: logits.append(taken)))
-            elif isinstance(layer, backend.keras().layers.Softmax):
-                at_the_end.enter_context(_noting(layer, "call", lambda given, taken: logits.append(taken)))
+            note: Callable = lambda given, taken, name=layer.name: keep(name, given)  # noqa: E731
+            at_the_end.enter_context(_noting(layer, "call", note))
+            if getattr(layer, "activation", None) is keras.activations.softmax:
+                at_the_end.enter_context(_noting(layer, "activation", lambda *pair: softmaxes.append(pair)))
+            elif isinstance(layer, keras.layers.Softmax):
+                at_the_end.enter_context(_noting(layer, "call", lambda *pair: softmaxes.append(pair)))
+            elif isinstance(layer, keras.layers.Average):
+                at_the_end.enter_context(_noting(layer, "call", lambda *pair: means.append(pair)))
         answer = network(x, training=False)
-    return outputs, logits[-1] if logits else answer
+    parts = next((taken for given, taken in means if given is answer), [answer])
+    logits = [taken for part in parts for given, taken in softmaxes if given is part]
+    return outputs, logits or [answer]
 
 
 def _flat(network) -> Iterator[Any]:
@@ -242,10 +275,11 @@ def _noting(layer, attribute: str, note) -> Iterator[None]:
     """While this lasts, what a layer's method gives and takes in this thread is handed to `note`."""
     method, own, thread = getattr(layer, attribute), attribute in vars(layer), threading.get_ident()
 
-    def noted(taken, *arguments, **options):
-        given = method(taken, *arguments, **options)
+    @functools.wraps(method)  # another thread may save the layer meanwhile, with the function's name
+    def noted(*arguments, **options):
+        given = method(*arguments, **options)
         if threading.get_ident() == thread:
-            note(given, taken)
+            note(given, next(iter((*arguments, *options.values()))))
         return given
 
     setattr(layer, attribute, noted)
@@ -260,13 +294,14 @@ def _noting(layer, attribute: str, note) -> Iterator[None]:
 
 def _choose(outputs: dict[str, Any], method: str, layer: str | None) -> list[Any]:
     """Feature maps, (N, h, w, channels): of the layer of this name, or of those that `heat_maps` describes."""
-    maps = {name: each for name, each in outputs.items() if len(getattr(each, "shape", ())) == 4}
+    grids = {name: each for name, each in outputs.items() if len(getattr(each, "shape", ())) == 4}
+    maps = {name: each for name, each in grids.items() if name == layer or tuple(each.shape[1:3]) != (1, 1)}
     if not maps or (layer is not None and layer not in maps):
         raise ValueError(f"The layers with feature maps are {', '.join(maps) or 'none'}. Received: layer={layer!r}")
     if layer is not None:
         return [maps[layer]]
     last = {tuple(each.shape[1:3]): each for each in maps.values()}
-    coarse = [each for grid, each in last.items() if None not in grid and 1 < max(grid) <= _SIDE]
+    coarse = [each for grid, each in last.items() if None not in grid and max(grid) <= _SIDE]
     return coarse if coarse and method == "hirescam" else [list(maps.values())[-1]]
 
 
@@ -334,11 +369,12 @@ class TrainingPictures:
 
     def __init__(self, model, x: np.ndarray, y: np.ndarray):
         self._model, self._labels = Classifier.of(model), np.asarray(y)
+        network = self._model.network
+        self._front = backend.keras().Model(network.inputs[0], layer_outputs(network, [LAST])[0])
         self._features = self._features_of(x)
 
     def _features_of(self, x: np.ndarray) -> np.ndarray:
-        (values,) = layer_values(self._model.network, [LAST], self._model.fitting(x))
-        return unit(values).numpy()
+        return unit(predict_probabilities(self._front, self._model.fitting(x))).numpy()
 
     def nearest(self, image: np.ndarray, label: str, count: int = 5) -> tuple[np.ndarray, np.ndarray]:
         """Rows of the pictures of a class that are nearest to a picture, nearest first, and their cosine similarities.

@@ -34,7 +34,7 @@ class Faithfulness(NamedTuple):
 
     @property
     def score(self) -> np.ndarray:
-        """Insertion area less deletion area, (N,); 0 for a map that knows nothing."""
+        """Insertion area less deletion area, (N,); about 0 for a random map."""
         return self.insertion_area - self.deletion_area
 
     def better_than(self, other: "Faithfulness") -> float:

@@ -10,7 +10,7 @@ from imgclassify import display
 from imgclassify.atomic import replacing
 from imgclassify.evaluation.metrics import Estimate
 from imgclassify.evaluation.report import Report, read_report
-from imgclassify.runs.manifest import Manifest, read_manifest
+from imgclassify.runs.manifest import Manifest
 from imgclassify.settings import PACKAGE
 
 _SHADED = ("Confusion", "Robustness")  # sections whose tables are shaded by their numbers on the page
@@ -24,15 +24,19 @@ class _Section:
     rows: Sequence[Sequence[str]] = ()
 
 
-def write_cards(model: Path) -> list[Path]:
+def write_cards(model: Path, manifest: Manifest) -> list[Path]:
     """Write the card of a model file beside it, as Markdown and as a self-contained page; returns their paths.
 
     The sections follow Mitchell et al. ("Model Cards for Model Reporting", 2019).
 
+    Args:
+        model: The file.
+        manifest: What is known about it, with class names and input shape.
+
     Raises:
         ModelFileError: There is no report of this file.
     """
-    manifest, report = read_manifest(model), read_report(model)
+    report = read_report(model)
     sections = list(_sections(manifest, report))
     texts = {".card.md": as_markdown(report.name, sections), ".card.html": as_page(report.name, sections)}
     for suffix, text in texts.items():
@@ -80,7 +84,11 @@ def _shades(rows: Sequence[Sequence[str]]) -> list[list[float]]:
 
 
 def _share(value: float, digits: int = 1) -> str:
-    return f"{value:.{digits}%}"
+    return f"{value:.{digits}%}" if np.isfinite(value) else "none"
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "not measured" if value is None else f"{value:.{digits}f}"
 
 
 def _sections(manifest: Manifest, report: Report) -> Iterable[_Section]:
@@ -116,9 +124,10 @@ def _sections(manifest: Manifest, report: Report) -> Iterable[_Section]:
     yield _Section(
         "Calibration",
         [
-            f"Expected calibration error {report.calibration_error:.3f}: the mean distance between confidence and "
+            f"Expected calibration error {_number(report.calibration_error)}: the mean distance between confidence and "
             "accuracy.",
-            f"Root mean square error without the part of chance {error:.3f} (95 % interval {least:.3f} to {most:.3f}).",
+            f"Root mean square error without the part of chance {_number(error)} (95 % interval {_number(least)} to "
+            f"{_number(most)}).",
         ],
     )
     yield _Section("None of its classes", list(_unknown(report)))
@@ -166,7 +175,10 @@ def _by_class(names: Sequence[str], counts: np.ndarray) -> Iterable[tuple[str, .
     for number, name in enumerate(names):
         hits, true, said = counts[number, number], counts[number].sum(), counts[:, number].sum()
         shares = (Estimate.of_share(hits, whole) for whole in (true, said))
-        cells = (f"{_share(each.value)} ({_share(each.low)} to {_share(each.high)})" for each in shares)
+        cells = (
+            f"{_share(each.value)} ({_share(each.low)} to {_share(each.high)})" if np.isfinite(each.value) else "none"
+            for each in shares
+        )
         yield (name, f"{true:,}", *cells)
 
 
@@ -174,13 +186,17 @@ def _unknown(report: Report) -> Iterable[str]:
     if not report.passed:
         yield "It has no detector of other things: whatever it is shown, it names one of its classes."
         return
-    yield 'A detector answers "none of its classes"; its threshold was set on validation pictures.'
-    for kind, share in report.passed.items():
-        yield f"{_share(share)} of the {kind} pass as one of its classes."
+    yield 'A detector answers "none of its classes"; its threshold was set on pictures that it had not learned from.'
+    shares = ", ".join(f"{kind} {_share(share)}" for kind, share in report.passed.items())
+    yield f"Pictures that pass as one of its classes: {shares}."
 
 
 def _faithfulness(report: Report) -> Iterable[str]:
-    p = "below 1e-9" if report.beats_random < 1e-9 else f"{report.beats_random:.1g}"
+    if not report.faithfulness:
+        yield "Not measured: the network has no feature maps."
+        return
+    chance = report.beats_random
+    p = "not measured" if chance is None else "below 1e-9" if chance < 1e-9 else f"{chance:.1g}"
     yield (
         f"Heat maps (HiResCAM) of {report.explained_pictures} test pictures, by the area under the curve when their "
         "highest places are deleted (lower is better) and inserted (higher is better):"
@@ -188,4 +204,4 @@ def _faithfulness(report: Report) -> Iterable[str]:
     for kind, (deletion, insertion) in report.faithfulness.items():
         yield f"{kind}: deletion {deletion:.3f}, insertion {insertion:.3f}."
     yield f"Against random maps: p {p} (Wilcoxon, insertion less deletion)."
-    yield f"Mean rank correlation with the maps of shuffled weights: {report.shuffled:.2f} (0 is best)."
+    yield f"Mean rank correlation with the maps of shuffled weights: {_number(report.shuffled, 2)} (0 is best)."

@@ -70,7 +70,7 @@ def plot_qualities(model, picture: Picture) -> Figure:
         ("JPEG", _QUALITIES, [compressed(image, quality) for quality in _QUALITIES]),
         ("longer side", [f"{size} pixels" for size in _SIZES], small),
     )
-    figure, panels = new_figure(4, len(_SIZES), figsize=(2 * len(_SIZES), 5.6), height_ratios=(3, 1, 3, 1))
+    figure, panels = new_figure(4, len(_SIZES), figsize=(2.1 * len(_SIZES), 4.6), height_ratios=(3, 1, 3, 1))
     for number, (kind, names, pictures) in enumerate(rows):
         for above, below, name, each in zip(panels[2 * number], panels[2 * number + 1], names, pictures, strict=True):
             prediction = classifier.predict(each)
@@ -79,7 +79,7 @@ def plot_qualities(model, picture: Picture) -> Figure:
             colors = [BLUE, GREY][: len(bars)]  # the class of the whole picture, and another one if it is now ahead
             drawn = below.barh(list(bars), list(bars.values()), height=0.6, color=colors)
             below.bar_label(drawn, fmt="{:.0%}", padding=3, fontsize=8)
-            below.set(xlim=(0, 1.3), ylim=(1.5, -0.5), xticks=[])
+            below.set(xlim=(0, 1.3), ylim=(len(bars) - 0.4, -0.6), xticks=[])
             below.tick_params(length=0, labelsize=8)
             below.spines["bottom"].set_visible(False)
     return figure

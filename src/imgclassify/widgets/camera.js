@@ -134,6 +134,7 @@ function render({ model, el }) {
 
   function post(content) {
     const { frame, taking } = waiting;
+    waiting.explained = explaining;
     if (!taking) shown = content;
     model.send(taking ? { frame, burst: taking.name } : { frame, why: explaining }, undefined, [content]);
   }
@@ -152,7 +153,7 @@ function render({ model, el }) {
 
   function answered({ frame, error, top, verdict: none, view: address, caption }) {
     if (frame !== waiting?.frame) return;
-    const { since, taking } = waiting;
+    const { since, taking, explained } = waiting;
     waiting = null;
     if (error) {
       repeat = false;
@@ -162,6 +163,10 @@ function render({ model, el }) {
     }
     if (top) show(top, none, address, caption);
     else say(`${taking.name}: ${(taking.taken += 1)} taken.`);
+    if (!repeat && !taking && shown && explained !== explaining) { // the switch was pressed meanwhile
+      expect();
+      return post(shown);
+    }
     if (repeat || burst) setTimeout(send, since + (burst ? BURST_PACE : PACE) - performance.now());
   }
 

@@ -8,8 +8,7 @@ import numpy as np
 import traitlets
 
 from imgclassify.classifier import NONE_OF_THESE, Classifier, Prediction
-from imgclassify.evaluation.explain import explain_prepared
-from imgclassify.widgets.handlers import answered, script, style, view_uri
+from imgclassify.widgets.handlers import answered, explained, script, style, view_uri
 
 _DETAIL = 3  # side of a frame, as a multiple of a small input's side; leaves enough pixels for antialiasing here
 _ENOUGH = 288  # pixels; frames are larger only if the model's input is
@@ -93,8 +92,8 @@ class CameraClassifier(anywidget.AnyWidget):
                 prediction = self.classify_frame(buffers[0])
                 verdict, view, caption = "" if prediction.known else NONE_OF_THESE, prediction.image, ""
                 if message.get("why"):
-                    explanation = explain_prepared(self._model, view, label=prediction.label)
-                    view, caption = explanation.overlay, str(explanation)
+                    shown, caption = explained(Classifier.of(self._model), prediction)
+                    view = view if shown is None else shown
                 return {"top": prediction.top(3), "verdict": verdict, "view": view_uri(view), "caption": caption}
             if name not in self.bursts:
                 raise ValueError("The frame belongs to no button of this box.")

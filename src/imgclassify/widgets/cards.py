@@ -12,9 +12,8 @@ import numpy as np
 from imgclassify import display
 from imgclassify.classifier import Classifier, Prediction
 from imgclassify.data.images import Picture, decode_image, prepare_image
-from imgclassify.evaluation.explain import explain_prepared
 from imgclassify.widgets.crop import CropBox, central_square, cut, fit_square
-from imgclassify.widgets.handlers import guarded, view_html
+from imgclassify.widgets.handlers import explained, guarded, view_html
 
 _CLASSES = ("class", "confidence", "second", "second confidence", "third", "third confidence")
 _FORMULA = tuple("=+-@＝＋－＠")  # spreadsheets take the wide ones too
@@ -86,11 +85,8 @@ class PhotoCard(ipywidgets.HBox):
     def _show(self) -> None:
         image, why = self.prediction.image, ""
         if self.why:
-            try:
-                explanation = explain_prepared(self._model, image, label=self.prediction.label)
-                why = _figure(explanation.overlay, str(explanation))
-            except ValueError as error:  # a network without feature maps
-                why = display.hint(str(error))
+            shown, caption = explained(self._model, self.prediction)
+            why = display.hint(caption) if shown is None else _figure(shown, caption)
         answer = f'<div class="answer">{self.prediction.html(3, self._note)}</div>'
         self.answer.value = f'<div class="seen">{_figure(image, "what the model sees")}{why}{answer}</div>'
 
@@ -120,8 +116,11 @@ def results_csv(cards: Sequence[PhotoCard | ProblemCard]) -> str:
     for card in cards:
         top = [*(card.prediction.top(3) if card.prediction else ()), ("", ""), ("", ""), ("", "")][:3]
         answers = [part for label, share in top for part in (_harmless(label), f"{share:.4f}" if label else "")]
-        familiarity = card.prediction.familiarity if card.prediction else None
-        answers += ["", ""] if familiarity is None else [f"{familiarity:.4f}", "yes" if card.prediction.known else "no"]
+        found = card.prediction
+        if found is None or found.familiarity is None:
+            answers += ["", ""]
+        else:
+            answers += [f"{found.familiarity:.4f}", "yes" if found.known else "no"]
         writer.writerow([_harmless(card.name), *answers, _harmless(card.problem)])
     return file.getvalue()
 

@@ -10,6 +10,8 @@ import numpy as np
 from PIL import Image
 
 from imgclassify import display
+from imgclassify.classifier import Classifier, Prediction
+from imgclassify.evaluation.explain import explain_prepared
 from imgclassify.settings import PACKAGE
 
 _HERE = PACKAGE / "widgets"
@@ -113,6 +115,15 @@ def known_classes(names: Sequence[str]) -> str:
         return f"It knows only these classes: {everything}"
     summary = f"It knows {len(names):,} classes, such as {display.escape(', '.join(names[:3]))}."
     return f"<details><summary>{summary}</summary>{everything}</details>"
+
+
+def explained(model: Classifier, prediction: Prediction) -> tuple[np.ndarray | None, str]:
+    """A picture that shows what speaks for an answer, and its caption; None, and a sentence, if there can be none."""
+    try:
+        explanation = explain_prepared(model, prediction.image, label=prediction.label)
+    except Exception as error:  # of a network that is made of something else; the answer stays
+        return None, f"The answer cannot be explained: {explain(error)[0]}"
+    return explanation.overlay, str(explanation)
 
 
 def view_uri(image: np.ndarray) -> str:

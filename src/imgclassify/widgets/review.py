@@ -1,5 +1,6 @@
 """The label review: doubtful labels, one picture after another, to keep or to correct; the pictures are not touched."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 
 from imgclassify import display
 from imgclassify.atomic import replacing
+from imgclassify.data.photos import Pictures
 from imgclassify.evaluation.labels import Doubt
 from imgclassify.runs.manifest import strict_json
 from imgclassify.widgets.handlers import button, guarded, row, styled, view_html
@@ -25,8 +27,8 @@ class LabelReview(ipywidgets.VBox):
         pictures: uint8 (N, H, W, 3).
         doubts: From `doubtful_labels`, rows of these pictures.
         class_names: All classes.
-        path: A JSON file for the decisions: for each row, the label in the data and the one decided on. If it exists,
-            its decisions are taken over.
+        path: A JSON file for the decisions: for each picture a checksum of its pixels, its row and file, the label in
+            the data and the one decided on. If it exists, its decisions are taken over, wherever the pictures are now.
 
     Attributes:
         keep, correct, back: Buttons: the label is right; it is the suggestion; show the picture before.
@@ -40,6 +42,7 @@ class LabelReview(ipywidgets.VBox):
     def __init__(self, pictures: np.ndarray, doubts: Sequence[Doubt], class_names: Sequence[str], path: str | Path):
         self._pictures, self._doubts, self._path = pictures, list(doubts), Path(path)
         self._decided = _read(self._path)
+        self._keys = [hashlib.sha256(pictures[each.row].tobytes()).hexdigest() for each in self._doubts]
         self._place = 0
         self.picture, self.message = ipywidgets.HTML(), ipywidgets.HTML()
         wide = {"width": "auto", "max_width": "calc(100% - 4px)"}
@@ -55,25 +58,34 @@ class LabelReview(ipywidgets.VBox):
         buttons = row(self.keep, self.correct, self.other, self.back)
         super().__init__(styled(self.picture, buttons, self.message))
         self.add_class("imgclassify")
-        decided = [doubt.row in self._decided for doubt in self._doubts]
+        decided = [self._decision(place) is not None for place in range(len(self._doubts))]
         self._show(decided.index(False) if False in decided else len(decided))
 
     @property
     def corrections(self) -> dict[int, str]:
         """The decided classes by row, of those only that differ from the data's."""
-        return {row: new for row, (old, new) in self._decided.items() if old != new}
+        found = ((doubt, self._decision(place)) for place, doubt in enumerate(self._doubts))
+        return {doubt.row: new for doubt, new in found if new not in (None, doubt.label)}
 
     @property
     def _doubt(self) -> Doubt:
         return self._doubts[self._place]
+
+    def _decision(self, place: int) -> str | None:
+        """What was decided on a doubt; None if nothing was, or its picture had another label then."""
+        entry = self._decided.get(self._keys[place], {})
+        return entry.get("decided") if entry.get("label") == self._doubts[place].label else None
 
     @guarded
     def decide(self, label: str) -> None:
         """Write down that the picture that is shown has this label, and show the next one."""
         if self._place >= len(self._doubts):
             return
-        decided = self._decided | {self._doubt.row: (self._doubt.label, label)}
-        entries = [{"row": row, "label": old, "decided": new} for row, (old, new) in sorted(decided.items())]
+        number, key = self._doubt.row, self._keys[self._place]
+        file = self._pictures.photos[number].path if isinstance(self._pictures, Pictures) else None
+        entry = {"row": number, "file": file, "label": self._doubt.label, "decided": label}
+        decided = self._decided | {key: entry}
+        entries = [{"picture": key, **each} for key, each in decided.items()]
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(self._path, lasting=True) as part:
             part.write_text(strict_json(entries) + "\n", encoding="utf-8")
@@ -82,7 +94,8 @@ class LabelReview(ipywidgets.VBox):
 
     def _show(self, place: int) -> None:
         self._place, self.message.value = place, ""
-        done = f"{len(self._decided)} decided, {len(self.corrections)} of them corrected"
+        count = sum(self._decision(each) is not None for each in range(len(self._doubts)))
+        done = f"{count} decided, {len(self.corrections)} of them corrected"
         self.back.disabled = place == 0
         self.keep.disabled = self.correct.disabled = self.other.disabled = place >= len(self._doubts)
         self.other.value = ""
@@ -98,14 +111,15 @@ class LabelReview(ipywidgets.VBox):
         self.picture.value = f'<div class="card">{seen}{answer}</div>'
 
 
-def _read(path: Path) -> dict[int, tuple[str, str]]:
-    """The labels in the data and the decided ones, by row; empty without a file."""
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    """The decisions by checksum of the picture; empty without a file."""
     if not path.exists():
         return {}
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
-        return {int(entry["row"]): (str(entry["label"]), str(entry["decided"])) for entry in entries}
-    except (OSError, ValueError, TypeError, LookupError) as error:
+        kept = ("row", "file", "label", "decided")
+        return {str(entry["picture"]): {key: entry[key] for key in kept} for entry in entries}
+    except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
         raise ValueError(
             f"{path} is no list of decided labels ({error}): move it away, or give another path."
         ) from error
