@@ -89,7 +89,7 @@ def test_no_imports_go_in_a_circle():
 # by class, the comparison of two models and their figures; from 9,585 for the answer "none of its classes"; from 10,110
 # for explanations, the measurement of their faithfulness, robustness, doubtful labels, reports and
 # model cards.
-MOST_LINES = 11780
+MOST_LINES = 11900
 
 
 def test_no_module_is_longer_than_400_lines_and_the_package_no_longer_than_it_was():

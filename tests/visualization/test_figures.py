@@ -208,6 +208,14 @@ def test_runs_of_each_data_set_have_a_row_of_panels_of_their_own(a_run):
     assert given.get_size_inches().tolist() == [9, 6]
 
 
+def test_mistakes_are_shown_with_what_speaks_for_the_answer(tiny_model, tiny):
+    wrong = evaluate_model(tiny_model, tiny.x_test, (tiny.y_test + 1) % 3)
+    figure = drawn(v.plot_mistakes(tiny.x_test, wrong, count=8, model=tiny_model))
+    shown = [axes.images[0].get_array().shape for axes in figure.axes if axes.images]
+    assert [shape[0] for shape in shown] == [32] * 6 + [224] * 6 + [32] * 2 + [224] * 2
+    assert "for red" in texts(figure) or "for green" in texts(figure) or "for blue" in texts(figure)
+
+
 def test_explanations_have_a_row_for_each_picture_and_a_panel_for_each_map(tiny_model, pictures):
     rows = [[explained(tiny_model, pictures[0])], [explained(tiny_model, pictures[1], method="grad-cam")] * 2]
     figure = drawn(v.plot_explanations(rows, title="Why"))

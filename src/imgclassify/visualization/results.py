@@ -9,6 +9,7 @@ from imgclassify.classifier import NONE_OF_THESE, Classifier, Prediction
 from imgclassify.data.images import Picture, decode_image, prepare_image
 from imgclassify.display import BLUE, GREY, ORANGE
 from imgclassify.evaluation.comparison import ModelComparison
+from imgclassify.evaluation.explain import explain_prepared
 from imgclassify.evaluation.metrics import BINS, Evaluation, wilson_interval
 from imgclassify.evaluation.unknown import Separation
 from imgclassify.visualization.data import plot_samples
@@ -109,7 +110,7 @@ def plot_coverage(evaluations: Mapping[str, Evaluation]) -> Figure:
     return figure
 
 
-def plot_mistakes(images: np.ndarray, evaluation: Evaluation, *, count: int = 12) -> Figure | None:
+def plot_mistakes(images: np.ndarray, evaluation: Evaluation, *, count: int = 12, model=None) -> Figure | None:
     """The mistakes with the highest loss: the true class, the loss and the three most probable classes.
 
     None if there are no mistakes.
@@ -118,6 +119,7 @@ def plot_mistakes(images: np.ndarray, evaluation: Evaluation, *, count: int = 12
         images: The evaluated pictures, uint8 or float in [0, 1], (N, H, W, 3).
         evaluation: Their evaluation.
         count: How many to show.
+        model: The model that made them; if given, what speaks for its answer is shown below each picture.
     """
     wrong = np.flatnonzero(~evaluation.correct)
     losses, titles = evaluation.losses, []
@@ -125,7 +127,20 @@ def plot_mistakes(images: np.ndarray, evaluation: Evaluation, *, count: int = 12
     for row in worst:
         true = evaluation.class_names[evaluation.labels[row]]
         titles.append("\n".join([f"true: {true}", f"loss {losses[row]:.1f}", *evaluation.describe(row, 3)]))
-    return _plot_rows(images, [(worst, titles)], f"Worst mistakes, {evaluation.source}", columns=6)
+    heading = f"Worst mistakes, {evaluation.source}"
+    if model is None or not len(worst):
+        return _plot_rows(images, [(worst, titles)], heading, columns=6)
+    classifier, columns, shown, texts = Classifier.of(model), min(6, len(worst)), list[np.ndarray | None](), list[str]()
+    for start in range(0, len(worst), columns):
+        rows = worst[start : start + columns]
+        prepared = np.asarray(classifier.fitting(images[rows])[:])
+        answers = [evaluation.class_names[each] for each in evaluation.predicted[rows]]
+        pairs = zip(prepared, answers, strict=True)
+        maps = [explain_prepared(classifier, image, label=label).overlay for image, label in pairs]
+        gap = columns - len(rows)
+        shown += [*images[rows], *[None] * gap, *maps, *[None] * gap]
+        texts += [*titles[start : start + columns], *[""] * gap, *(f"for {each}" for each in answers), *[""] * gap]
+    return plot_samples(shown, texts, columns=columns, title=heading.removesuffix(", "), side=1.55)
 
 
 def plot_right_answers(images: np.ndarray, evaluation: Evaluation, *, count: int = 8) -> Figure | None:
