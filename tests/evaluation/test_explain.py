@@ -349,6 +349,7 @@ def test_a_true_map_beats_a_random_one_and_a_random_one_does_not(reddish):
     assert centre_maps(2)[0, 16, 16] > centre_maps(2)[0, 0, 0]
 
 
+@pytest.mark.real_data
 @pytest.mark.parametrize(("name", "count"), [("baseline", 500), ("best", 200), ("guided", 60)])
 def test_the_maps_of_shipped_models_beat_chance_and_depend_on_the_weights(cifar10, name, count):
     model = load_model(name)
