@@ -67,6 +67,7 @@ bench: $(VENV)/.installed-test
 	$(BIN)/python tests/benchmarks/bench.py
 	$(BIN)/python tests/benchmarks/photos.py
 	$(BIN)/python tests/benchmarks/checkpoints.py
+	$(BIN)/python tests/benchmarks/answers.py
 
 report: $(VENV)/.installed-test
 	$(BIN)/python tests/benchmarks/reports.py
