@@ -62,6 +62,14 @@ def larger():
     return backend.keras().Sequential([layers.Input((64, 64, 3)), layers.GlobalAveragePooling2D(), answers])
 
 
+def test_evaluations_of_other_pictures_are_not_compared():
+    one, other = (
+        Evaluation(np.eye(2, dtype=np.float32)[labels], labels, ("a", "b")) for labels in np.eye(2, dtype=int)
+    )
+    with pytest.raises(ValueError, match="only on the same pictures"):
+        ModelComparison(("one", "other"), (one, other))
+
+
 def test_two_models_see_the_same_pictures_and_may_take_other_sizes(tiny, tiny_model, larger):
     named = Classifier.of(larger, tiny_model.class_names)
     compared = compare_models(tiny_model, named, tiny.x_test, tiny.y_test, source="made up")

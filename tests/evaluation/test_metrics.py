@@ -246,7 +246,10 @@ def test_the_html_is_well_formed_and_escapes_names():
 def test_a_class_without_pictures_has_no_accuracy_and_no_warning():
     evaluation = Evaluation(PROBABILITIES[:3], LABELS[:3], NAMES)
     assert np.isnan(evaluation.per_class["ox"])
-    assert "nan" in str(evaluation)
+    assert "nan" not in str(evaluation)
+    assert "nan" not in evaluation._repr_html_()
+    (row,) = [line for line in str(evaluation).splitlines() if line.split()[:1] == ["ox"]]
+    assert "none" in row
 
 
 def test_each_picture_is_predicted_once_whatever_is_asked_of_the_evaluation():

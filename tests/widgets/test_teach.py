@@ -124,6 +124,8 @@ def test_what_is_uploaded_is_kept_byte_for_byte(box):
         (".hidden", "cannot be a name here"),
         ("..", "cannot be a name here"),
         ("__cache", "cannot be a name here"),
+        ("Con", "cannot be a name here"),
+        ("lpt1.old", "cannot be a name here"),
         ("x" * 81, "cannot be a name here"),
     ],
 )

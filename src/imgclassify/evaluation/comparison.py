@@ -17,6 +17,11 @@ class ModelComparison:
     names: tuple[str, str]  # of the models
     evaluations: tuple[Evaluation, Evaluation]
 
+    def __post_init__(self):
+        first, second = (each.labels for each in self.evaluations)
+        if not np.array_equal(first, second):
+            raise ValueError("Two models can be compared only on the same pictures: their labels differ.")
+
     @property
     def won(self) -> np.ndarray:
         """Rows of the pictures that only the second classifies correctly, int64 (N,)."""

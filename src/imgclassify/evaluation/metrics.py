@@ -27,6 +27,11 @@ class Estimate(NamedTuple):
         """A share, 0 to 1, with its interval by Wilson (1927); NaN of nothing."""
         return cls(hits / count, *wilson_interval(int(hits), int(count))) if count else cls(np.nan, np.nan, np.nan)
 
+    def __str__(self) -> str:
+        if np.isnan(self.value):
+            return "none"
+        return f"{self.value:.1%} ({self.low:.1%} to {self.high:.1%})"
+
 
 class ClassScores(NamedTuple):
     """How well one class is recognised."""
@@ -175,7 +180,8 @@ class Evaluation:
         width = max(map(len, self.class_names))
         rows = [f"  {'':<{width}}  {'recall':>9}  {'precision':>9}  {'F1':>9}"]
         for name, (_, *shares) in self.by_class.items():
-            rows.append(f"  {name:<{width}}  {'  '.join(f'{share.value:>9.1%}' for share in shares)}")
+            cells = (str(share).partition(" ")[0] for share in shares)
+            rows.append(f"  {name:<{width}}  {'  '.join(f'{cell:>9}' for cell in cells)}")
         return "\n".join([self._headline(), *rows])
 
     __repr__ = __str__
@@ -183,8 +189,7 @@ class Evaluation:
     def _repr_html_(self) -> str:
         rows = []
         for name, (pictures, *shares) in self.by_class.items():
-            cells = (f"{share.value:.1%} ({share.low:.1%} to {share.high:.1%})" for share in shares)
-            rows.append((name, f"{pictures:,}", *cells))
+            rows.append((name, f"{pictures:,}", *map(str, shares)))
         head = f"<p>{display.escape(self._headline())}</p>"
         return display.fragment(head, display.table(("class", "pictures", "recall", "precision", "F1"), rows))
 

@@ -84,7 +84,7 @@ def _shades(rows: Sequence[Sequence[str]]) -> list[list[float]]:
 
 
 def _share(value: float, digits: int = 1) -> str:
-    return f"{value:.{digits}%}" if np.isfinite(value) else "none"
+    return f"{value:.{digits}%}"
 
 
 def _number(value: float | None, digits: int = 3) -> str:
@@ -174,12 +174,7 @@ def _about(manifest: Manifest, report: Report) -> Iterable[str]:
 def _by_class(names: Sequence[str], counts: np.ndarray) -> Iterable[tuple[str, ...]]:
     for number, name in enumerate(names):
         hits, true, said = counts[number, number], counts[number].sum(), counts[:, number].sum()
-        shares = (Estimate.of_share(hits, whole) for whole in (true, said))
-        cells = (
-            f"{_share(each.value)} ({_share(each.low)} to {_share(each.high)})" if np.isfinite(each.value) else "none"
-            for each in shares
-        )
-        yield (name, f"{true:,}", *cells)
+        yield (name, f"{true:,}", *(str(Estimate.of_share(hits, whole)) for whole in (true, said)))
 
 
 def _unknown(report: Report) -> Iterable[str]:

@@ -24,7 +24,7 @@ from imgclassify.settings import artifacts_dir
 ENOUGH = 2  # photos that a class needs to take part in a training
 NOT_YET = "Training needs two classes with at least two photos each."
 _MOST_CLASSES = 50
-_FORBIDDEN = re.compile(r'[/\\:*?"<>|\x00-\x1f\x7f]|^\.|^__|\.$|^.{81}')
+_FORBIDDEN = re.compile(r'[/\\:*?"<>|\x00-\x1f\x7f]|^\.|^__|\.$|^.{81}|^(con|prn|aux|nul|com\d|lpt\d)(\.|$)', re.I)
 
 
 class Album:
@@ -211,8 +211,10 @@ def counted(count: int) -> str:
 
 def _check_name(name: str) -> None:
     if _FORBIDDEN.search(name):
-        accepted = 'at most 80 characters, none of / \\ : * ? " < > |, no dot at either end, and no __ at the beginning'
-        raise DatasetError(f"{name} cannot be a name here: {accepted}.")
+        accepted = 'at most 80 characters, none of / \\ : * ? " < > |, no dot at either end, no __ at the beginning'
+        raise DatasetError(
+            f"{name} cannot be a name here: {accepted}, and not a name such as CON, which Windows keeps."
+        )
 
 
 def _files_in(folder: Path) -> list[str]:
