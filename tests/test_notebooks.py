@@ -72,6 +72,7 @@ def test_the_numbered_notebooks_are_there():
         "02_training",
         "03_evaluation",
         "04_custom_prediction",
+        "05_explainability",
         "06_your_own_classes",
         "07_camera",
     ]
