@@ -118,7 +118,7 @@ class TestCommittedNotebook:
         assert json.loads(path.read_text(encoding="utf-8"))["metadata"]["kernelspec"]["name"] == "python3"
 
     def test_is_light_enough_for_a_web_page(self, path):
-        assert path.stat().st_size < 2_200_000
+        assert path.stat().st_size < 1_500_000
 
     def test_checks_its_meaning(self, path):
         assert any("assert " in "".join(cell["source"]) for cell in cells(path))

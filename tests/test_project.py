@@ -17,7 +17,7 @@ import yaml
 from imgclassify.evaluation.report import read_report
 from imgclassify.recipes import RECIPES
 from imgclassify.runs.manifest import read_manifest
-from imgclassify.serving import model_card
+from imgclassify.serving.model_card import card_texts
 
 PROJECT = Path(__file__).resolve().parents[1]
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
@@ -213,9 +213,8 @@ def test_the_readmes_results_and_the_cards_are_those_of_the_reports(monkeypatch)
         path = PROJECT / "artifacts" / name
         manifest, report = read_manifest(path), read_report(path)
         assert report.accuracy[0] == pytest.approx(manifest.metrics["test_accuracy"], abs=1e-9)
-        sections = list(model_card._sections(manifest, report))
-        for write, suffix in ((model_card.as_markdown, ".card.md"), (model_card.as_page, ".card.html")):
-            assert path.with_suffix(suffix).read_text(encoding="utf-8") == write(name, sections)
+        for suffix, text in card_texts(manifest, report).items():
+            assert path.with_suffix(suffix).read_text(encoding="utf-8") == text
 
 
 @pytest.mark.parametrize(

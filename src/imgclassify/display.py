@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 from imgclassify.settings import PACKAGE
 
 BLUE, ORANGE, GREY = "#2a6f97", "#e07a1f", "#9db4c0"
+_OVERLAY = 224  # pixels, to which a smaller picture is enlarged by a whole factor
 
 
 @functools.cache
@@ -50,16 +51,15 @@ def thumbnail(image: Image.Image, side: int) -> bytes:
     return file.getvalue()
 
 
-def overlay(image: np.ndarray, heat: np.ndarray, side: int = 224) -> np.ndarray:
-    """A picture in grey, under the cells of a heat map in orange; uint8 (S, S, 3), S near `side` or larger.
+def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """A picture in grey, under the cells of a heat map in orange; uint8 (S, S, 3), small ones enlarged.
 
     Args:
         image: uint8 (H, W, 3).
         heat: From 0 to 1, (h, w).
-        side: What a smaller picture is enlarged to.
     """
     height, width = image.shape[:2]
-    times = max(1, side // max(height, width))
+    times = max(1, _OVERLAY // max(height, width))
     size = (width * times, height * times)
     grey = ImageOps.grayscale(Image.fromarray(image)).convert("RGB").resize(size, Image.Resampling.NEAREST)
     high = max(np.quantile(heat, 0.99), heat.max() / 5) or 1  # a single bright cell leaves the others visible

@@ -73,7 +73,6 @@ def explain_image(
     against: str | None = None,
     method: Method = "hirescam",
     layer: str | None = None,
-    name: str | None = None,
 ) -> Explanation:
     """Show what in a picture speaks for a class; returns an `Explanation`. The methods are those of `heat_maps`.
 
@@ -84,14 +83,13 @@ def explain_image(
         against: A second class: then the map shows what speaks for the first class rather than for this one.
         method: See `heat_maps`.
         layer: See `heat_maps`.
-        name: Name of the picture in messages, if it is not a path.
 
     Raises:
         ImageError: The picture cannot be used.
         ValueError: A class, method or layer is unknown.
     """
     classifier = Classifier.of(model)
-    image = classifier.prepare(picture, name=name)
+    image = classifier.prepare(picture)
     return explain_prepared(classifier, image, label=label, against=against, method=method, layer=layer)
 
 
@@ -120,7 +118,7 @@ def explain_prepared(
 def heat_maps(
     model,
     x: np.ndarray,
-    classes: Sequence[int],
+    classes: Sequence[int] | np.ndarray,
     *,
     against: Sequence[int] | None = None,
     method: Method = "hirescam",

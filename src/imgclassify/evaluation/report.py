@@ -24,8 +24,8 @@ from imgclassify.evaluation.faithfulness import (
     similarity,
     with_shuffled_weights,
 )
-from imgclassify.evaluation.metrics import evaluate_model
-from imgclassify.evaluation.robustness import STRENGTHS, measure_robustness
+from imgclassify.evaluation.metrics import Estimate, evaluate_model
+from imgclassify.evaluation.robustness import CORRUPTIONS, measure_robustness
 from imgclassify.evaluation.unknown import as_thumbnails
 from imgclassify.models.familiarity import UNFAMILIAR
 from imgclassify.runs import provenance
@@ -46,7 +46,6 @@ class Report:
     measured: str  # when, ISO 8601, UTC
     source: str  # name of the data
     confusion: tuple[tuple[int, ...], ...]  # counts; row = true class, column = predicted class
-    accuracy: tuple[float, float, float]  # with its 95 % interval; this and all other shares from 0 to 1
     loss: float | None  # this and others are None if they are not finite or could not be measured
     calibration_error: float | None
     corrected_calibration_error: tuple[float | None, ...]  # without the part of chance, with its 95 % interval
@@ -58,7 +57,6 @@ class Report:
     passed: Mapping[str, float] = field(default_factory=dict)  # share of each kind of pictures that the detector passes
     corrupted: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # accuracy at each strength
     clean: float = 0.0  # accuracy on the same pictures as they are
-    corrupted_means: tuple[float, ...] = ()  # over the fifteen corruptions, at each strength
     corrupted_calibration_error: float = 0.0  # mean over corruptions and strengths
     corrupted_pictures: int = 0
     faithfulness: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # areas of deletion and insertion
@@ -67,6 +65,17 @@ class Report:
     explained_pictures: int = 0
     machine: Mapping[str, object] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def accuracy(self) -> Estimate:
+        """Accuracy with its 95 % interval; this and all other shares from 0 to 1."""
+        counts = np.array(self.confusion)
+        return Estimate.of_share(counts.trace(), counts.sum())
+
+    @property
+    def corrupted_means(self) -> list[float]:
+        """Mean accuracy over the fifteen corruptions, at each strength."""
+        return np.mean([self.corrupted[name] for name in CORRUPTIONS], axis=0).tolist()
 
 
 def report_path(model: Path) -> Path:
@@ -123,7 +132,6 @@ def measure_report(classifier, data: Dataset) -> Report:
         measured=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         source=data.source,
         confusion=tuple(map(tuple, evaluation.confusion.tolist())),
-        accuracy=(evaluation.accuracy, *evaluation.interval),
         loss=evaluation.loss,
         calibration_error=evaluation.calibration_error,
         corrected_calibration_error=evaluation.corrected_calibration_error,
@@ -135,7 +143,6 @@ def measure_report(classifier, data: Dataset) -> Report:
         passed=_passed(classifier, data.x_test[rows[:_SHOWN]], digits=data.name != "digits"),
         clean=robustness.clean.accuracy,
         corrupted={name: tuple(each.accuracy for each in row) for name, row in robustness.changed.items()},
-        corrupted_means=tuple(robustness.mean_accuracy([each]) for each in STRENGTHS),
         corrupted_calibration_error=robustness.mean_calibration_error(),
         corrupted_pictures=len(y),
         **_explanations(classifier, x[:_EXPLAINED]),

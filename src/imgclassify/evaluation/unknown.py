@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 from scipy.special import logsumexp, softmax
 
+from imgclassify import backend
 from imgclassify.classifier import Classifier
 from imgclassify.data.dataset import Dataset
 from imgclassify.data.images import Picture, decode_image, prepare_image
@@ -19,12 +20,13 @@ from imgclassify.models.familiarity import (
     Detector,
     Kind,
     last_layer,
+    layer_outputs,
     layers_to_watch,
     make_detector,
     score,
     unit,
 )
-from imgclassify.models.inference import layer_values
+from imgclassify.models.inference import predict_probabilities
 
 SAMPLE = 1000  # training pictures that are kept, and known ones that they are compared with
 _FEWEST = 40  # known pictures; with fewer, the share that is refused could be far from `UNFAMILIAR`
@@ -55,9 +57,7 @@ def detector_from(
     kind: Kind = "boundaries" if architecture == GUIDED else "neighbours"
     names = layers_to_watch(network, last_only=architecture in BACKBONES)
     references, scores = [], []
-    for learned, new in zip(
-        *(layer_values(network, names, each, begin=begin) for each in (training, known)), strict=True
-    ):
+    for learned, new in zip(*(_outputs(network, names, each, begin) for each in (training, known)), strict=True):
         pairs = [(learned, new), *((learned[rows], learned[held]) for rows, held in folds)]
         compared = [score(kind, held, _reference(kind, network, rows)).numpy() for rows, held in pairs if len(held)]
         references.append(_reference(kind, network, learned))
@@ -65,6 +65,15 @@ def detector_from(
     if not all(np.isfinite(each).all() for each in scores):  # a training that diverged
         return None
     return make_detector(kind, names, references, scores)
+
+
+def _outputs(network, names: Sequence[str], x: np.ndarray, begin: str = "") -> list[np.ndarray]:
+    """What these layers give for many pictures, float32 (N, D) each."""
+    inputs = network.get_layer(begin).output if begin else network.inputs[0]
+    keras, outputs = backend.keras(), layer_outputs(network, names)
+    joined = keras.layers.Concatenate()(outputs) if len(outputs) > 1 else outputs[0]
+    ends = np.cumsum([each.shape[-1] for each in outputs])[:-1]
+    return np.split(predict_probabilities(keras.Model(inputs, joined), x), ends, axis=1)
 
 
 def _reference(kind: Kind, network, outputs: np.ndarray) -> np.ndarray:
@@ -125,7 +134,7 @@ def compare_scores(
     train, held = (np.sort(np.random.default_rng(seed).permutation(each)[:count]) for each in rows)
     parts = {"training": data.x_train[train], "validation": data.x_train[held], "test pictures": data.x_test[:count]}
     parts = {name: classifier.fitting(np.asarray(each)) for name, each in (parts | dict(outsiders)).items()}
-    outputs = {name: layer_values(classifier.network, [LAST], each)[0] for name, each in parts.items()}
+    outputs = {name: _outputs(classifier.network, [LAST], each)[0] for name, each in parts.items()}
     scores = _scores(classifier.network, outputs["training"], data.y_train[train])
     found = {label: {name: of(each) for name, each in outputs.items()} for label, of in scores.items()}
     found["its detector"] = {name: classifier.with_familiarity(each)[1] for name, each in parts.items()}

@@ -1,7 +1,7 @@
 """Inference: class probabilities of pictures, by a function that is compiled once per network."""
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -60,22 +60,6 @@ def predict_views(network, x: np.ndarray, *, views: int) -> np.ndarray:
     """
     compiled = _compile(network, 1, x.dtype)
     return np.stack([_in_batches(compiled, network, view)[0] for view in _views(x, views, np.pad)])
-
-
-def layer_values(network, names: Sequence[str], x: np.ndarray, *, begin: str = "") -> list[np.ndarray]:
-    """What layers give for many pictures, float32 (N, D) each; of feature maps, the means over the picture.
-
-    Args:
-        network: A Keras model from pictures to probabilities.
-        names: Names of layers, or `LAST`.
-        x: uint8, or float in [0, 1], (N, H, W, C).
-        begin: Name of a layer, if its outputs are given in place of pictures.
-    """
-    inputs = network.get_layer(begin).output if begin else network.inputs[0]
-    keras, outputs = backend.keras(), layer_outputs(network, names)
-    joined = keras.layers.Concatenate()(outputs) if len(outputs) > 1 else outputs[0]
-    ends = np.cumsum([each.shape[-1] for each in outputs])[:-1]
-    return np.split(predict_probabilities(keras.Model(inputs, joined), x), ends, axis=1)
 
 
 def combine_views(probabilities: np.ndarray) -> np.ndarray:

@@ -13,8 +13,6 @@ from imgclassify.evaluation.report import Report, read_report
 from imgclassify.runs.manifest import Manifest
 from imgclassify.settings import PACKAGE
 
-_SHADED = ("Confusion", "Robustness")  # sections whose tables are shaded by their numbers on the page
-
 
 @dataclass(frozen=True)
 class _Section:
@@ -22,6 +20,7 @@ class _Section:
     sentences: Sequence[str]
     head: Sequence[str] = ()  # of its table, if it has one
     rows: Sequence[Sequence[str]] = ()
+    shaded: bool = False  # whether the page shades the table by its numbers
 
 
 def write_cards(model: Path, manifest: Manifest) -> list[Path]:
@@ -36,17 +35,20 @@ def write_cards(model: Path, manifest: Manifest) -> list[Path]:
     Raises:
         ModelFileError: There is no report of this file.
     """
-    report = read_report(model)
-    sections = list(_sections(manifest, report))
-    texts = {".card.md": as_markdown(report.name, sections), ".card.html": as_page(report.name, sections)}
+    texts = card_texts(manifest, read_report(model))
     for suffix, text in texts.items():
         with replacing(model.with_suffix(suffix)) as part:
             part.write_text(text, encoding="utf-8")
     return [model.with_suffix(suffix) for suffix in texts]
 
 
-def as_markdown(name: str, sections: Iterable[_Section]) -> str:
-    """A card in Markdown."""
+def card_texts(manifest: Manifest, report: Report) -> dict[str, str]:
+    """A card as Markdown, and as an HTML page that refers to nothing else, by the endings of their files."""
+    sections = list(_sections(manifest, report))
+    return {".card.md": _as_markdown(report.name, sections), ".card.html": _as_page(report.name, sections)}
+
+
+def _as_markdown(name: str, sections: Iterable[_Section]) -> str:
     lines = [f"# Model card: {name}", ""]
     for section in sections:
         lines += [f"## {section.title}", "", *(f"- {each}" for each in section.sentences), ""]
@@ -56,14 +58,13 @@ def as_markdown(name: str, sections: Iterable[_Section]) -> str:
     return "\n".join(lines)
 
 
-def as_page(name: str, sections: Iterable[_Section]) -> str:
-    """A card as an HTML page that refers to nothing else, for light and dark."""
+def _as_page(name: str, sections: Iterable[_Section]) -> str:
     parts = [f"<h1>Model card: {display.escape(name)}</h1>"]
     for section in sections:
         facts = "".join(f"<li>{display.escape(each)}</li>" for each in section.sentences)
         parts.append(f"<h2>{section.title}</h2><ul>{facts}</ul>")
         if section.rows:
-            shades = _shades(section.rows) if section.title in _SHADED else None
+            shades = _shades(section.rows) if section.shaded else None
             parts.append(display.table(section.head, section.rows, shades))
     title = f"<title>Model card: {display.escape(name)}</title>"
     about = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -119,7 +120,7 @@ def _sections(manifest: Manifest, report: Report) -> Iterable[_Section]:
         sentences.append("One training with one seed: how much another would differ was not measured.")
     yield _Section("Accuracy", sentences, ("class", "pictures", "recall", "precision"), list(_by_class(names, counts)))
     rows = [(name, *map(str, row)) for name, row in zip(names, counts.tolist(), strict=True)]
-    yield _Section("Confusion", ["Rows are true classes, columns are answers."], ("", *names), rows)
+    yield _Section("Confusion", ["Rows are true classes, columns are answers."], ("", *names), rows, shaded=True)
     error, least, most = report.corrected_calibration_error
     yield _Section(
         "Calibration",
@@ -143,6 +144,7 @@ def _sections(manifest: Manifest, report: Report) -> Iterable[_Section]:
         ],
         ("", *strengths),
         [(name, *map(_share, values)) for name, values in report.corrupted.items()],
+        shaded=True,
     )
     yield _Section("Explanations", list(_faithfulness(report)))
     yield _Section(

@@ -6,10 +6,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from imgclassify.classifier import NONE_OF_THESE, Classifier, Prediction
-from imgclassify.data.images import Picture, decode_image, prepare_image
-from imgclassify.display import BLUE, GREY, ORANGE
+from imgclassify.data.images import Picture, decode_image, prepare_image, to_bytes
+from imgclassify.display import BLUE, GREY, ORANGE, overlay
 from imgclassify.evaluation.comparison import ModelComparison
-from imgclassify.evaluation.explain import explain_prepared
+from imgclassify.evaluation.explain import heat_maps
 from imgclassify.evaluation.metrics import BINS, Evaluation, wilson_interval
 from imgclassify.evaluation.unknown import Separation
 from imgclassify.visualization.data import plot_samples
@@ -130,16 +130,17 @@ def plot_mistakes(images: np.ndarray, evaluation: Evaluation, *, count: int = 12
     heading = f"Worst mistakes, {evaluation.source}"
     if model is None or not len(worst):
         return _plot_rows(images, [(worst, titles)], heading, columns=6)
-    classifier, columns, shown, texts = Classifier.of(model), min(6, len(worst)), list[np.ndarray | None](), list[str]()
+    classifier, said = Classifier.of(model), evaluation.predicted[worst]
+    prepared = np.asarray(classifier.fitting(images[worst])[:])
+    heat = heat_maps(classifier, prepared, said)
+    maps = [overlay(to_bytes(image), each) for image, each in zip(prepared, heat, strict=True)]
+    shown, texts, columns = list[np.ndarray | None](), list[str](), min(6, len(worst))
     for start in range(0, len(worst), columns):
-        rows = worst[start : start + columns]
-        prepared = np.asarray(classifier.fitting(images[rows])[:])
-        answers = [evaluation.class_names[each] for each in evaluation.predicted[rows]]
-        pairs = zip(prepared, answers, strict=True)
-        maps = [explain_prepared(classifier, image, label=label).overlay for image, label in pairs]
-        gap = columns - len(rows)
-        shown += [*images[rows], *[None] * gap, *maps, *[None] * gap]
-        texts += [*titles[start : start + columns], *[""] * gap, *(f"for {each}" for each in answers), *[""] * gap]
+        here = slice(start, start + columns)
+        gap = columns - len(worst[here])
+        shown += [*images[worst[here]], *[None] * gap, *maps[here], *[None] * gap]
+        answers = [f"for {evaluation.class_names[each]}" for each in said[here]]
+        texts += [*titles[here], *[""] * gap, *answers, *[""] * gap]
     return plot_samples(shown, texts, columns=columns, title=heading.removesuffix(", "), side=1.55)
 
 
