@@ -21,7 +21,7 @@ from imgclassify import (
     predict_image,
     save_model,
 )
-from imgclassify.classifier import Prediction
+from imgclassify.prediction import Prediction
 from imgclassify.runs.manifest import DataRecord
 from imgclassify.settings import artifacts_dir
 

@@ -2,9 +2,11 @@
 
 import contextlib
 import functools
+import logging
 import os
 import sys
 import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -95,6 +97,19 @@ def tracing() -> Iterator[None]:
             Registry.register = register
             for name in names:
                 getattr(gradient_registry, "_registry", {}).pop(name, None)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the warnings of other packages, in places where they say nothing that a user could act on."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def set_seed(seed: int) -> None:

@@ -1,4 +1,4 @@
-"""The command line: `imgclassify run | train | evaluate | predict | explain | report | data | runs`; see commands.py.
+"""The command line, `imgclassify run | train | evaluate | predict | ...`; the commands are in commands.py.
 
 Exit codes: 0 success, 1 a problem that the user can fix (a sentence on standard error), 2 wrong usage, 130 interrupted.
 """
@@ -12,6 +12,7 @@ from importlib.metadata import version
 from imgclassify import commands
 from imgclassify.backend import PRECISIONS
 
+_FORMATS = ("onnx", "onnx-int8", "litert")  # those of `export_model`, which is not imported for the help
 _MOST = 2**32 - 1  # of the numbers that seed random generators
 
 
@@ -80,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
 
     option = command(commands.predict)
     option("files", "pictures, or folders of pictures", nargs="+", metavar="FILE-or-FOLDER")
-    option("--model", "a MODEL (default: guided, which is for photos)")
+    option("--model", "a MODEL, or an exported .onnx or .tflite file (default: guided, which is for photos)")
     option("--top", "how many classes to print (default: 3)", type=_bounded(int, 1, _MOST), default=3, metavar="K")
 
     option = command(commands.explain)
@@ -95,6 +96,13 @@ def _parser() -> argparse.ArgumentParser:
     option = command(commands.report)
     option("model", model, nargs="?", default="best")
     option("--data", f"{names} (default: what the model was trained on)", metavar="NAME")
+
+    option = command(commands.export)
+    option("model", model, nargs="?", default="best")
+    option("--to", "onnx (default), onnx-int8, or litert for phones", default="onnx", choices=_FORMATS)
+    option("-o", "the file to write (default: beside the model)", dest="output", metavar="OUT")
+    option("--data", f"{names}, to compare on (default: what the model was trained on)", metavar="NAME")
+    option("--replace", "replace an existing file", action="store_true")
 
     option = command(commands.data)
     option("name", f"{names}, to check it (default: cifar10)", nargs="?", default="cifar10")

@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +181,18 @@ def report(options: argparse.Namespace) -> int:
     return 0
 
 
+def export(options: argparse.Namespace) -> int:
+    """Write a model as one file for other programs: ONNX, or LiteRT for phones."""
+    from imgclassify import load_model
+    from imgclassify.serving.export import export_model
+
+    model = load_model(options.model)
+    data = _load_data(options.data, size=model.input_size) if options.data else None
+    written = export_model(model, options.to, options.output, data=data, replace=options.replace)
+    _report(options, {"written": str(written.path), "format": written.to, **asdict(written.record)}, str(written))
+    return 0
+
+
 def _model_and_data(options: argparse.Namespace) -> tuple[Any, Any]:
     """The model that is to be measured, and its data."""
     from imgclassify import Classifier, load_model
@@ -223,9 +235,11 @@ def predict(options: argparse.Namespace) -> int:
     """Classify your own pictures."""
     from imgclassify import ImageError, load_model
     from imgclassify.runs.names import photo_model
+    from imgclassify.serving.exported import SUFFIXES, load_exported
 
     files, refused = _picture_files(options.files)
-    model, results = load_model(options.model or photo_model()), []
+    name = options.model or photo_model()
+    model, results = (load_exported if name.endswith(SUFFIXES) else load_model)(name), []
     for file in files:
         try:
             prediction = model.predict(file)

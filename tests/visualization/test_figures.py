@@ -8,7 +8,7 @@ from PIL import Image
 
 from imgclassify import backend
 from imgclassify import visualization as v
-from imgclassify.classifier import Classifier, Prediction, predict_image
+from imgclassify.classifier import Classifier, predict_image
 from imgclassify.data.check import DataReport
 from imgclassify.data.images import ImageError
 from imgclassify.evaluation.comparison import ModelComparison
@@ -18,6 +18,7 @@ from imgclassify.evaluation.metrics import BINS, Evaluation, evaluate_model, wil
 from imgclassify.evaluation.robustness import CORRUPTIONS, MOVES, Robustness
 from imgclassify.evaluation.unknown import Separation
 from imgclassify.models.networks import build_model
+from imgclassify.prediction import Prediction
 from imgclassify.runs.manifest import DataRecord, Manifest
 from imgclassify.runs.records import Run
 from imgclassify.training.finder import LearningRates

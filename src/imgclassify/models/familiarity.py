@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
-from scipy.stats import rankdata
 
 from imgclassify import backend
 
@@ -59,6 +58,8 @@ def make_detector(
     kind: Kind, layers: Sequence[str], references: Sequence[np.ndarray], scores: Sequence[np.ndarray]
 ) -> Detector:
     """A detector from each layer's reference and the scores that the known pictures got from it, (m,)."""
+    from scipy.stats import rankdata  # here, since it takes half a second
+
     # Each known picture is compared with the others, as a new one will be with all.
     shares = [rankdata(each, method="max") / len(each) for each in scores]
     known = tuple(np.sort(each).astype(np.float32) for each in (*scores, np.log(shares).sum(axis=0)))
@@ -68,13 +69,13 @@ def make_detector(
 def score(kind: Kind, outputs, reference: np.ndarray):
     """Scores (N,) of what a layer gave, (N, D), as tensors; known pictures have higher ones. See `Detector`."""
     tf = backend.tensorflow()
-    values, reference = tf.cast(outputs, tf.float32), tf.constant(reference, tf.float32)
+    values, reference = tf.cast(outputs, tf.float32), np.asarray(reference, np.float32)
     if kind == "neighbours":
         similar = tf.matmul(unit(values), reference, transpose_b=True)
-        return tf.math.top_k(similar, min(_NEIGHBOURS, reference.shape[0])).values[:, -1]
-    mean, kernel, bias, classes = reference[0, :-1], reference[1:, :-1], reference[1:, -1], reference.shape[0] - 1
+        return tf.math.top_k(similar, min(_NEIGHBOURS, len(reference))).values[:, -1]
+    mean, kernel, bias, classes = reference[0, :-1], reference[1:, :-1], reference[1:, -1], len(reference) - 1
     logits = tf.matmul(values, kernel, transpose_b=True) + bias
-    apart = tf.norm(kernel[:, None] - kernel[None], axis=-1) + tf.eye(classes)  # of a class from itself: 0 / 1
+    apart = np.linalg.norm(kernel[:, None] - kernel[None], axis=-1) + np.eye(classes, dtype=np.float32)  # of itself: 1
     ahead = tf.reduce_max(logits, axis=1, keepdims=True) - logits
     distances = ahead / tf.gather(apart, tf.argmax(logits, axis=1))
     return tf.reduce_sum(distances, axis=1) / (classes - 1) / (tf.norm(values - mean, axis=1) + _SMALLEST)

@@ -39,7 +39,7 @@ def predict_probabilities(
     Raises:
         ValueError: `views` is not one of these numbers.
     """
-    return _in_batches(_compile(network, views, x.dtype), network, x, on_batch_end)[0]
+    return _in_batches(compile_network(network, views, x.dtype), network, x, on_batch_end)[0]
 
 
 def predict_with_familiarity(
@@ -49,7 +49,7 @@ def predict_with_familiarity(
 
     The familiarity is that of the unchanged picture.
     """
-    probabilities, familiarity = _in_batches(_compile(network, views, x.dtype, detector), network, x)
+    probabilities, familiarity = _in_batches(compile_network(network, views, x.dtype, detector), network, x)
     return probabilities, familiarity
 
 
@@ -58,7 +58,7 @@ def predict_views(network, x: np.ndarray, *, views: int) -> np.ndarray:
 
     The arguments are those of `predict_probabilities`. The first view is the unchanged picture.
     """
-    compiled = _compile(network, 1, x.dtype)
+    compiled = compile_network(network, 1, x.dtype)
     return np.stack([_in_batches(compiled, network, view)[0] for view in _views(x, views, np.pad)])
 
 
@@ -109,7 +109,7 @@ def _views(x, views: int, pad: Callable) -> list:
     return shown + [view[:, :, ::-1] for view in shown] if views > 1 else shown
 
 
-def _compile(network, views: int, dtype: np.dtype, detector: Detector | None = None):
+def compile_network(network, views: int, dtype: np.dtype, detector: Detector | None = None):
     """The network as one TensorFlow function for any number of pictures, traced once.
 
     It gives the probabilities and, with a detector, the familiarity.

@@ -18,7 +18,14 @@ from imgclassify.models.networks import with_temperatures
 from imgclassify.progress import Progress
 from imgclassify.runs.detectors import detector_path, write_detector
 from imgclassify.runs.locks import LockedError, locked
-from imgclassify.runs.manifest import Manifest, ModelFileError, manifest_path, read_manifest, write_manifest
+from imgclassify.runs.manifest import (
+    ExportRecord,
+    Manifest,
+    ModelFileError,
+    manifest_path,
+    read_manifest,
+    write_manifest,
+)
 from imgclassify.runs.safety import UnsafeModelError, check_file, check_network
 
 MODEL_SUFFIXES = (".keras", ".h5")
@@ -131,8 +138,6 @@ def write_model(
     Raises:
         ModelFileError: The file exists and `replace` is False, or has another suffix.
     """
-    from absl import logging
-
     path = check_target(path, replace=replace)
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent)
@@ -140,15 +145,11 @@ def write_model(
         # The manifest waits beside the model until that is in its place: at every moment, one of the two manifests is
         # that of the model; see `_matching_manifest`.
         with replacing(path, lasting=True) as part:
-            verbosity = logging.get_verbosity()
-            logging.set_verbosity(logging.ERROR)  # .h5 is Keras' older format, and chosen on purpose
-            try:
+            with backend.quiet():  # .h5 is Keras' older format, and chosen on purpose
                 network.save(part, include_optimizer=False)
-            finally:
-                logging.set_verbosity(verbosity)
             if half:
                 _halve(part)
-            manifest = with_changes(manifest, sha256=file_sha256(part))
+            manifest = with_changes(manifest, sha256=file_sha256(part), exports={})  # those are of another file
             write_manifest(_coming(path), manifest)
         _coming(path).replace(manifest_path(path))
         try:
@@ -157,6 +158,14 @@ def write_model(
             why = error.strerror or error
             Progress().say(f"{detector_path(path)} cannot be written: {why}. The model is complete without it.")
     return manifest
+
+
+def record_export(path: Path, kind: str, record: ExportRecord, *, sha256: str | None) -> None:
+    """Add what a model was exported to to its manifest, unless the model is no longer the one with this checksum."""
+    with locked(_lock(path), patience=_PATIENCE):
+        manifest = read_manifest(path)
+        if manifest.sha256 == sha256:
+            write_manifest(path, with_changes(manifest, exports={**manifest.exports, kind: record}))
 
 
 def _halve(path: Path) -> None:

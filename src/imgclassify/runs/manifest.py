@@ -44,6 +44,21 @@ class DataRecord:
 
 
 @dataclass(frozen=True)
+class ExportRecord:
+    """A file that a model was exported to, and how its answers compare with the model's."""
+
+    sha256: str  # of the exported file
+    created: str  # when, ISO 8601, UTC
+    megabytes: _Finite
+    pictures: _Count  # that both were asked about
+    changed: _Count  # of them, those with another most probable class
+    difference: _Finite  # between two probabilities, the largest
+    verdicts: _Count  # of them, those that only one of the two takes for one of its classes
+    milliseconds: _Finite  # for one picture, median
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What is known about a model. Without a manifest file, all fields have their defaults."""
 
@@ -67,6 +82,7 @@ class Manifest:
     versions: Mapping[str, str] = field(default_factory=dict)  # this, `machine` and `commit`: what it was trained with
     machine: Mapping[str, str | _Count | float | list[str] | None] = field(default_factory=dict)
     commit: str | None = None
+    exports: Mapping[str, ExportRecord] = field(default_factory=dict)  # by format: "onnx", "onnx-int8", "litert"
     sha256: str | None = None  # of the model file
     format: int = FORMAT  # of the manifest
 

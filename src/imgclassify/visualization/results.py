@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from imgclassify.classifier import NONE_OF_THESE, Classifier, Prediction
+from imgclassify.classifier import Classifier
 from imgclassify.data.images import Picture, decode_image, prepare_image, to_bytes
 from imgclassify.display import BLUE, GREY, ORANGE, overlay
 from imgclassify.evaluation.comparison import ModelComparison
 from imgclassify.evaluation.explain import heat_maps
 from imgclassify.evaluation.metrics import BINS, Evaluation, wilson_interval
 from imgclassify.evaluation.unknown import Separation
+from imgclassify.prediction import NONE_OF_THESE, Prediction
 from imgclassify.visualization.data import plot_samples
 from imgclassify.visualization.style import new_figure, percent, show_picture
 

@@ -7,7 +7,8 @@ import anywidget
 import numpy as np
 import traitlets
 
-from imgclassify.classifier import NONE_OF_THESE, Classifier, Prediction
+from imgclassify.classifier import Classifier
+from imgclassify.prediction import NONE_OF_THESE, Prediction
 from imgclassify.widgets.handlers import answered, explained, script, style, view_uri
 
 _DETAIL = 3  # side of a frame, as a multiple of a small input's side; leaves enough pixels for antialiasing here

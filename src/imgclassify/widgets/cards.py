@@ -10,8 +10,9 @@ import ipywidgets
 import numpy as np
 
 from imgclassify import display
-from imgclassify.classifier import Classifier, Prediction
+from imgclassify.classifier import Classifier
 from imgclassify.data.images import Picture, decode_image, prepare_image
+from imgclassify.prediction import Prediction
 from imgclassify.widgets.crop import CropBox, central_square, cut, fit_square
 from imgclassify.widgets.handlers import explained, guarded, view_html
 

@@ -10,8 +10,9 @@ import numpy as np
 from PIL import Image
 
 from imgclassify import display
-from imgclassify.classifier import Classifier, Prediction
+from imgclassify.classifier import Classifier
 from imgclassify.evaluation.explain import explain_prepared
+from imgclassify.prediction import Prediction
 from imgclassify.settings import PACKAGE
 
 _HERE = PACKAGE / "widgets"

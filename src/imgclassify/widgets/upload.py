@@ -10,10 +10,11 @@ from typing import Any
 import ipywidgets
 
 from imgclassify import display
-from imgclassify.classifier import Classifier, Prediction, load_model
+from imgclassify.classifier import Classifier, load_model
 from imgclassify.data.dataset import DatasetError
 from imgclassify.data.images import MAX_BYTES, ImageError, Picture, decode_image
 from imgclassify.data.loading import load_dataset
+from imgclassify.prediction import Prediction
 from imgclassify.progress import Progress
 from imgclassify.runs.manifest import ModelFileError, read_manifest
 from imgclassify.runs.names import IMAGENET, list_models, photo_model, short_name
