@@ -104,6 +104,12 @@ def _parser() -> argparse.ArgumentParser:
     option("--data", f"{names}, to compare on (default: what the model was trained on)", metavar="NAME")
     option("--replace", "replace an existing file", action="store_true")
 
+    option = command(commands.page)
+    option("model", f"{model}, or an exported .onnx file", nargs="?", default="best")
+    option("-o", "the folder to write", dest="output", required=True, metavar="FOLDER")
+    option("--data", f"{names}, to compare on (default: what the model was trained on)", metavar="NAME")
+    option("--replace", "replace a page that is there", action="store_true")
+
     option = command(commands.data)
     option("name", f"{names}, to check it (default: cifar10)", nargs="?", default="cifar10")
     option("--download", "download CIFAR-10 (170 MB) or the named data if it is not at hand", action="store_true")

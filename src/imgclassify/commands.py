@@ -193,6 +193,27 @@ def export(options: argparse.Namespace) -> int:
     return 0
 
 
+def page(options: argparse.Namespace) -> int:
+    """Write a web page on which anybody can use a model, computed in the browser."""
+    from imgclassify.serving.page import write_page
+
+    model = _any_model(options.model)
+    data = _load_data(options.data, size=model.input_size) if options.data else None
+    written = write_page(model, options.output, data=data, replace=options.replace)
+    size = sum(file.stat().st_size for file in written.parent.iterdir()) / 1e6
+    look = f"Look at it: python -m http.server --directory {written.parent}"
+    _report(options, {"written": str(written), "megabytes": size}, f"Written: {written}, {size:.1f} MB in all. {look}")
+    return 0
+
+
+def _any_model(name: str):
+    """A model by its name, or an exported one by its file."""
+    from imgclassify import load_model
+    from imgclassify.serving.exported import SUFFIXES, load_exported
+
+    return (load_exported if name.endswith(SUFFIXES) else load_model)(name)
+
+
 def _model_and_data(options: argparse.Namespace) -> tuple[Any, Any]:
     """The model that is to be measured, and its data."""
     from imgclassify import Classifier, load_model
@@ -233,13 +254,11 @@ def _load_data(name: str, *, size: int | None = None, offline: bool = False):
 
 def predict(options: argparse.Namespace) -> int:
     """Classify your own pictures."""
-    from imgclassify import ImageError, load_model
+    from imgclassify import ImageError
     from imgclassify.runs.names import photo_model
-    from imgclassify.serving.exported import SUFFIXES, load_exported
 
     files, refused = _picture_files(options.files)
-    name = options.model or photo_model()
-    model, results = (load_exported if name.endswith(SUFFIXES) else load_model)(name), []
+    model, results = _any_model(options.model or photo_model()), []
     for file in files:
         try:
             prediction = model.predict(file)
