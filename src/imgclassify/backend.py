@@ -19,8 +19,8 @@ _importing, _tracing = threading.RLock(), threading.RLock()
 
 
 @contextlib.contextmanager
-def _native_stderr_silenced() -> Iterator[None]:
-    """Point file descriptor 2 at the null device: TensorFlow's C++ code writes to it, bypassing `sys.stderr`."""
+def native_stderr_silenced() -> Iterator[None]:
+    """Point file descriptor 2 at the null device: C++ code, as TensorFlow's, writes to it, bypassing `sys.stderr`."""
     with contextlib.ExitStack() as at_the_end:
         with contextlib.suppress(OSError):  # no standard error at all, as in some graphical launchers
             saved = os.dup(2)
@@ -42,7 +42,7 @@ def _import_tensorflow() -> ModuleType:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     sys.stderr.flush()
-    with _native_stderr_silenced():
+    with native_stderr_silenced():
         import tensorflow as tf
 
         # RuntimeError: the caller has already started the devices; its own settings then stay.

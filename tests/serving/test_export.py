@@ -10,7 +10,7 @@ import onnx
 import pytest
 from PIL import Image
 
-from imgclassify import Classifier, build_model, load_model
+from imgclassify import Classifier, DatasetError, build_model, load_model
 from imgclassify.cli import _FORMATS, main
 from imgclassify.evaluation.unknown import detector_from
 from imgclassify.models.familiarity import UNFAMILIAR
@@ -299,6 +299,12 @@ def test_no_path_of_the_user_is_in_the_file(saved, tiny, tmp_path):
     path = export_model(saved.recorded(dataset=record), "onnx", tmp_path / "a.onnx", data=tiny).path
     assert str(saved.file.parent).encode() not in path.read_bytes()
     assert b"secret" not in path.read_bytes()
+
+
+def test_data_that_is_not_at_hand_is_said_with_what_would_do(saved):
+    record = replace(saved.manifest.dataset, name="imagenet", folder="")
+    with pytest.raises(DatasetError, match=r"Any pictures will do to compare the file on: data= \(--data\)\."):
+        export_model(saved.recorded(dataset=record))
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".tflite"])

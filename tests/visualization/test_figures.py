@@ -114,6 +114,7 @@ def test_every_figure_is_on_white_whatever_the_notebooks_settings(tiny, tiny_mod
             "plot_runs": v.plot_runs([a_run("a")]),
             "plot_samples": v.plot_samples(pictures),
             "plot_separation": v.plot_separation({"energy": {"noise": Separation(0.9, 0.1)}}),
+            "plot_size_and_time": v.plot_size_and_time({"onnx": (1, 2)}),
             "plot_spread": v.plot_spread({"as it is": [0.5]}),
             "plot_won_and_lost": v.plot_won_and_lost(pictures, comparison(evaluation)),
         }
@@ -275,6 +276,16 @@ def test_qualities_are_drawn_for_jpeg_and_for_sizes(tiny_model):
     assert shapes == [(300, 500)] * 5 + [(240, 400), (120, 200), (60, 100), (30, 50), (15, 25)]
     for text in ("JPEG 5", "longer side 25 pixels", "red"):
         assert text in texts(figure)
+
+
+def test_sizes_and_times_are_bars_with_their_numbers():
+    figure = drawn(v.plot_size_and_time({"onnx": (8.25, 3.9), "eight bits": (2.0, 1.5)}, title="one model"))
+    sizes, times = figure.axes
+    assert [bar.get_width() for bar in sizes.patches] == [8.25, 2.0]
+    assert [text.get_text() for text in times.texts] == ["3.9", "1.5"]
+    assert [label.get_text() for label in sizes.get_yticklabels()] == ["onnx", "eight bits"]
+    assert sizes.yaxis_inverted()
+    assert (sizes.get_xlabel(), times.get_xlabel()) == ("MB", "ms per picture")
 
 
 def test_a_spread_has_a_point_per_training_and_a_mark_at_the_mean():

@@ -15,7 +15,7 @@ import numpy as np
 from imgclassify import backend
 from imgclassify.atomic import replacing
 from imgclassify.classifier import Classifier
-from imgclassify.data.dataset import Dataset
+from imgclassify.data.dataset import Dataset, DatasetError
 from imgclassify.data.download import file_sha256
 from imgclassify.data.loading import load_dataset, size_for
 from imgclassify.models.familiarity import UNFAMILIAR
@@ -134,7 +134,10 @@ def _pictures(classifier: Classifier, data: Dataset | None) -> tuple[np.ndarray,
     manifest = classifier.manifest
     if data is None:
         where = manifest.dataset.location()
-        data = load_dataset(where, size=size_for(where, classifier.input_size))
+        try:
+            data = load_dataset(where, size=size_for(where, classifier.input_size))
+        except DatasetError as error:
+            raise DatasetError(f"{error} Any pictures will do to compare the file on: data= (--data).") from error
     chance, recipe = np.random.default_rng(0), manifest.recipe
     training, others = data.validation_split(recipe.validation_fraction if recipe else 0.2, manifest.seed or 0)
     training, others = chance.permutation(training), chance.permutation(others)

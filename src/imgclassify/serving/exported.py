@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from imgclassify.backend import native_stderr_silenced
 from imgclassify.classifier import Classifier
 from imgclassify.data.images import to_bytes
 from imgclassify.models.familiarity import UNFAMILIAR
@@ -156,7 +157,9 @@ def _read_onnx(path: Path, threads: int) -> tuple[Mapping[str, str], Run]:
 def _read_litert(path: Path, threads: int) -> tuple[Mapping[str, str], Run]:
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(os.fspath(path), num_threads=threads or None)
+    with native_stderr_silenced():
+        interpreter = Interpreter(os.fspath(path), num_threads=threads or None)
+        interpreter.allocate_tensors()
     (given,), outputs = interpreter.get_input_details(), interpreter.get_output_details()
     by_rank: dict[int, Any] = {len(each["shape_signature"]): each["index"] for each in outputs}
 

@@ -23,6 +23,7 @@ from imgclassify.visualization.results import (
     plot_reliability,
     plot_right_answers,
     plot_separation,
+    plot_size_and_time,
     plot_won_and_lost,
 )
 from imgclassify.visualization.robustness import plot_corruptions, plot_qualities, plot_robustness
@@ -40,5 +41,5 @@ __all__ = [
     "plot_data_check", "plot_explanations", "plot_faithfulness", "plot_history", "plot_learning_curve",
     "plot_learning_rates", "plot_mean_images", "plot_mistakes", "plot_model_view", "plot_nearest", "plot_pairs",
     "plot_prediction", "plot_qualities", "plot_reliability", "plot_right_answers", "plot_robustness", "plot_runs",
-    "plot_samples", "plot_separation", "plot_spread", "plot_won_and_lost",
+    "plot_samples", "plot_separation", "plot_size_and_time", "plot_spread", "plot_won_and_lost",
 ]  # fmt: skip

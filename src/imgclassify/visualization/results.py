@@ -267,3 +267,20 @@ def plot_separation(scores: Mapping[str, Mapping[str, Separation]], *, title: st
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     return figure
+
+
+def plot_size_and_time(measured: Mapping[str, tuple[float, float]], *, title: str = "") -> Figure:
+    """Size and speed of files that hold the same model, as bars with their numbers.
+
+    Args:
+        measured: For each file's label, top to bottom, its megabytes and its milliseconds per picture.
+        title: Above the panels.
+    """
+    figure, (panels,) = new_figure(1, 2, figsize=(8, 0.45 * len(measured) + 1.2), sharey=True)
+    for axes, values, unit in zip(panels, zip(*measured.values(), strict=True), ("MB", "ms per picture"), strict=True):
+        axes.bar_label(axes.barh(list(measured), values, color=BLUE), fmt="%.1f", padding=3, fontsize=9)
+        axes.set_xlabel(unit)
+        axes.margins(x=0.15)
+    panels[0].invert_yaxis()
+    figure.suptitle(title, fontsize=11)
+    return figure
