@@ -224,6 +224,7 @@ def test_the_readmes_results_and_the_cards_are_those_of_the_reports(monkeypatch)
         ("photos", "benchmarks_photos", "speed.md"),
         ("checkpoints", "benchmarks_checkpoints", "speed.md"),
         ("answers", "benchmarks_answers", "speed.md"),
+        ("exports", "benchmarks_exports", "deployment.md"),
         ("reproduce", "accuracies", "recipes.md"),
         ("long_forms", "long_forms", "promises.md"),
     ],
