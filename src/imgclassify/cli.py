@@ -13,6 +13,7 @@ from imgclassify import commands
 from imgclassify.backend import PRECISIONS
 
 _FORMATS = ("onnx", "onnx-int8", "litert")  # those of `export_model`, which is not imported for the help
+_ENGINES = ("local", "ray")  # those of `predict_files`
 _MOST = 2**32 - 1  # of the numbers that seed random generators
 
 
@@ -83,6 +84,9 @@ def _parser() -> argparse.ArgumentParser:
     option("files", "pictures, or folders of pictures", nargs="+", metavar="FILE-or-FOLDER")
     option("--model", "a MODEL, or an exported .onnx or .tflite file (default: guided, which is for photos)")
     option("--top", "how many classes to print (default: 3)", type=_bounded(int, 1, _MOST), default=3, metavar="K")
+    option("-o", "write a table instead, .csv or .parquet, also of very many pictures", dest="output", metavar="OUT")
+    option("--engine", "for -o: processes on this machine (default), or Ray", default="local", choices=_ENGINES)
+    option("--workers", "for -o: how many (default: one per core)", type=_bounded(int, 1, 10_000), metavar="N")
 
     option = command(commands.explain)
     option("file", "a picture", metavar="FILE")

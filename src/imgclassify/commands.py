@@ -232,26 +232,47 @@ def _load_data(name: str, *, size: int | None = None, offline: bool = False):
 
 
 def predict(options: argparse.Namespace) -> int:
-    """Classify your own pictures."""
-    from imgclassify import ImageError, load_model
-    from imgclassify.runs.names import photo_model
-    from imgclassify.serving.exported import SUFFIXES, load_exported
+    """Classify your own pictures; with -o, many of them, into a table."""
+    from imgclassify import ImageError
 
-    files, refused = _picture_files(options.files)
-    name = options.model or photo_model()
-    model, results = (load_exported if name.endswith(SUFFIXES) else load_model)(name), []
+    files, refused = _picture_files(options.files, addresses=options.output is not None)
+    if options.output is not None:
+        return _predict_many(options, files, refused)
+    model, results = _answering(options), []
     for file in files:
         try:
             prediction = model.predict(file)
         except ImageError as error:
-            refused.append({"file": str(file), "error": str(error)})
+            refused.append({"file": file, "error": str(error)})
             continue
-        results.append(_as_json(str(file), prediction) | {"probabilities": dict(prediction.top(options.top))})
+        results.append(_as_json(file, prediction) | {"probabilities": dict(prediction.top(options.top))})
         if not options.json:
             print(f"{file}: {prediction.describe(options.top)}")
     complain(*(each["error"] for each in refused))
     _report(options, {"model": model.name, "pictures": results, "refused": refused})
     return 1 if refused else 0
+
+
+def _predict_many(options: argparse.Namespace, files: list[str], refused: list[dict]) -> int:
+    from imgclassify.serving.batch import predict_files
+
+    if refused:  # a folder without pictures: nothing is begun
+        return fail(options, " ".join(each["error"] for each in refused), 1)
+    model = _answering(options)
+    written = predict_files(model, files, options.output, engine=options.engine, workers=options.workers)
+    values = {"model": model.name, **asdict(written), "output": str(written.output)}
+    _report(options, values, f"By {model.name}: {written}")
+    return 0
+
+
+def _answering(options: argparse.Namespace):
+    """The model that classifies a user's pictures, exported or not."""
+    from imgclassify import load_model
+    from imgclassify.runs.names import photo_model
+    from imgclassify.serving.exported import SUFFIXES, load_exported
+
+    name = options.model or photo_model()
+    return (load_exported if name.endswith(SUFFIXES) else load_model)(name)
 
 
 def explain(options: argparse.Namespace) -> int:
@@ -280,21 +301,19 @@ def explain(options: argparse.Namespace) -> int:
     return 0
 
 
-def _picture_files(names: list[str]) -> tuple[list[Path | str], list[dict]]:
-    """The files to classify (those named, and the picture files in folders), and what was refused."""
+def _picture_files(names: list[str], *, addresses: bool) -> tuple[list[str], list[dict]]:
+    """The files to classify (those named, and the pictures in folders and addresses), and what was refused."""
     from imgclassify.data.images import IMAGE_SUFFIXES
+    from imgclassify.serving.batch import find_pictures
 
-    files: list[Path | str] = []
-    refused = []
+    files, refused, endings = list[str](), [], ", ".join(IMAGE_SUFFIXES)
     for name in names:
-        if not Path(name).is_dir():
+        if not Path(name).is_dir() and not (addresses and "://" in name):
             files.append(name)
             continue
-        inside = sorted(path for path in Path(name).rglob("*") if path.is_file() and not path.name.startswith("."))
-        pictures = [path for path in inside if path.suffix.lower() in IMAGE_SUFFIXES]
+        pictures, others = find_pictures(name)
         files += pictures
-        endings = ", ".join(IMAGE_SUFFIXES)
-        if others := len(inside) - len(pictures):
+        if others:
             complain(f"{name}: skipped {others} file{'s' * (others > 1)} not ending in {endings}.")
         if not pictures:
             refused.append({"file": name, "error": f"{name} contains no picture: expected files ending in {endings}."})
