@@ -196,10 +196,12 @@ def on_ray(model: Path, workers: int | None, chunks: Sequence[Chunk]) -> Iterato
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False  # there is one already
-    team = ray.data.ActorPoolStrategy(size=workers or max(1, int(ray.cluster_resources()["CPU"])))
+    size = min(len(chunks), workers or max(1, int(ray.cluster_resources()["CPU"])))
     given = (model.suffix, ray.put(model.read_bytes()), ray.remote(_Tries).options(num_cpus=0).remote())
     items = [{"chunk": json.dumps((chunk.number, chunk.files, chunk.fatal))} for chunk in chunks]
     data = ray.data.from_items(items, override_num_blocks=len(items))
-    for row in data.map_batches(_RayWorker, batch_size=1, compute=team, fn_constructor_args=given).iter_rows():
+    for row in data.map_batches(
+        _RayWorker, batch_size=1, compute=ray.data.ActorPoolStrategy(size=size), fn_constructor_args=given
+    ).iter_rows():
         if row["rows"]:
             yield int(row["number"]), json.loads(row["rows"])
