@@ -108,6 +108,11 @@ def _parser() -> argparse.ArgumentParser:
     option("--data", f"{names}, to compare on (default: what the model was trained on)", metavar="NAME")
     option("--replace", "replace an existing file", action="store_true")
 
+    option = command(commands.watch)
+    option("log", "a service's log, with a line of JSON for each answer", metavar="LOG")
+    option("--model", "the MODEL whose answers they are (default: best)", default="best")
+    option("-o", "where a figure is written: a PNG, PDF or SVG", dest="output", metavar="OUT")
+
     option = command(commands.data)
     option("name", f"{names}, to check it (default: cifar10)", nargs="?", default="cifar10")
     option("--download", "download CIFAR-10 (170 MB) or the named data if it is not at hand", action="store_true")

@@ -301,6 +301,26 @@ def explain(options: argparse.Namespace) -> int:
     return 0
 
 
+def watch(options: argparse.Namespace) -> int:
+    """Compare the answers in a service's log with those on validation pictures."""
+    from imgclassify.evaluation.drift import watch_log
+
+    found = watch_log(options.log, options.model)
+    written = {}
+    if options.output is not None:
+        os.environ["MPLBACKEND"] = "Agg"  # no display needed
+        from imgclassify.atomic import replacing
+        from imgclassify.visualization import plot_drift
+
+        with replacing(Path(options.output)) as part:
+            plot_drift(found).savefig(part)
+        written = {"written": options.output}
+    _report(
+        options, found.to_dict() | written, "\n".join([str(found), *(f"Written: {each}" for each in written.values())])
+    )
+    return 0
+
+
 def _picture_files(names: list[str], *, addresses: bool) -> tuple[list[str], list[dict]]:
     """The files to classify (those named, and the pictures in folders and addresses), and what was refused."""
     from imgclassify.data.images import IMAGE_SUFFIXES
