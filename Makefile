@@ -36,7 +36,7 @@ $(VENV)/.installed-notebooks: $(BIN)/python pyproject.toml
 	@touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-test: $(BIN)/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[notebooks,test]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[notebooks,export,test]"
 	@touch $@ $(VENV)/.installed $(VENV)/.installed-notebooks
 
 run: $(VENV)/.installed

@@ -184,6 +184,7 @@ WRONG = [
     *[("versions", value) for value in (None, [], {"keras": {"major": 3}})],
     *[("machine", value) for value in (None, "mine", {"gpus": [[1]]})],
     *[("commit", value) for value in (3, ["a"])],
+    *[("exports", value) for value in (None, [], {"onnx": 3}, {"onnx": {"sha256": "a"}})],
     *[("sha256", value) for value in (3, ["a"])],
 ]
 WHOLE = {

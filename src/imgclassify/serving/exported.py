@@ -112,6 +112,9 @@ def load_exported(path: str | os.PathLike, *, threads: int = 0) -> ExportedModel
         path: An `.onnx` or `.tflite` file.
         threads: That compute one picture; 0: one per core.
 
+    Returns:
+        An `ExportedModel`, which answers as a `Classifier` does.
+
     Raises:
         ModelFileError: There is no such file, it is damaged, or was written by another program.
     """

@@ -1,0 +1,85 @@
+"""The page without a server: a folder with a model and all that a browser needs to run it, for any web space."""
+
+import gzip
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+from imgclassify.atomic import replacing
+from imgclassify.classifier import Classifier
+from imgclassify.data.dataset import Dataset
+from imgclassify.progress import Progress
+from imgclassify.runs.manifest import ModelFileError, strict_json
+from imgclassify.serving.export import export_model, export_path
+from imgclassify.serving.exported import ExportedModel, load_exported
+from imgclassify.settings import PACKAGE
+
+_WEB, _RUNTIME = PACKAGE / "serving" / "web", "ort-wasm-simd-threaded.wasm.gz"
+# ONNX Runtime Web is in the package, so that a page can be written without a network; see web/README.md.
+_COPIED = ("index.html", "page.js", "classifier.js", "prepare.js", "ort.wasm.bundle.min.mjs", _RUNTIME)
+_STYLES = (PACKAGE / "style.css", PACKAGE / "serving" / "card.css", _WEB / "page.css")
+_SCRIPT = PACKAGE / "widgets" / "element.js"  # what page.js begins with, as the scripts of the widgets do
+
+
+def write_page(model, folder: str | os.PathLike, *, data: Dataset | None = None, replace: bool = False) -> Path:
+    """Write a page on which anybody can use a model: upload, drop, paste, camera; answers are computed in the browser.
+
+    The folder can be put on any web space; the pictures that people classify never leave their devices. The model is
+    exported in eight bits, which is a quarter of the download; if its answers change too much by that, in float32.
+
+    Args:
+        model: An `ExportedModel` in an `.onnx` file, a `Classifier`, or a Keras model.
+        folder: Where to write the page; created if it does not exist.
+        data: As for `export_model`.
+        replace: Whether a page that is there may be replaced; other files in the folder stay.
+
+    Returns:
+        The path of its index.html.
+
+    Raises:
+        ModelFileError: The folder is not empty and `replace` is False, or the model cannot be exported.
+    """
+    folder = Path(folder).expanduser()
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not replace):
+        raise ModelFileError(f"{folder} exists and is not empty: use replace=True (--replace), or another folder.")
+    exported = model if isinstance(model, ExportedModel) else exported_model(model, data=data, small=True)
+    if exported.file.suffix != ".onnx":
+        raise ModelFileError(f"A page needs an .onnx file. Received: {exported.file}")
+    packed = gzip.compress(exported.file.read_bytes(), mtime=0)
+    contents = {name: (_WEB / name).read_bytes() for name in _COPIED}
+    contents["page.js"] = _SCRIPT.read_bytes() + contents["page.js"]
+    contents["page.css"] = b"".join(path.read_bytes() for path in _STYLES)
+    contents["model.onnx.gz"] = packed
+    sizes = {"model": len(packed), "runtime": len(contents[_RUNTIME])}
+    contents["about.json"] = strict_json(asdict(exported.about) | {"bytes": sizes}).encode()
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        with replacing(folder / name) as part:
+            part.write_bytes(content)
+    return folder / "index.html"
+
+
+def exported_model(model, *, data: Dataset | None = None, small: bool = False) -> ExportedModel:
+    """A model's ONNX file, which is written first if there is none of this version of it.
+
+    Args:
+        model: A `Classifier`, or a Keras model.
+        data: As for `export_model`.
+        small: Whether the file in eight bits is wanted, if its answers are near enough.
+    """
+    classifier = Classifier.of(model)
+    for to in ("onnx-int8", "onnx") if small else ("onnx",):
+        path = export_path(classifier, to)
+        if path.is_file() and classifier.manifest.sha256 is not None:
+            try:
+                if (found := load_exported(path)).about.model_sha256 == classifier.manifest.sha256:
+                    return found
+            except ModelFileError:
+                pass  # damaged: it is written again
+        try:
+            return load_exported(export_model(classifier, to, data=data, replace=True).path)
+        except ModelFileError as error:
+            if to == "onnx":
+                raise
+            Progress().say(f"{error} It is used in float32.")
+    raise AssertionError("every model is exported, or refused")
