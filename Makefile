@@ -68,6 +68,7 @@ bench: $(VENV)/.installed-test
 	$(BIN)/python tests/benchmarks/photos.py
 	$(BIN)/python tests/benchmarks/checkpoints.py
 	$(BIN)/python tests/benchmarks/answers.py
+	$(BIN)/python tests/benchmarks/many.py
 
 report: $(VENV)/.installed-test
 	$(BIN)/python tests/benchmarks/reports.py

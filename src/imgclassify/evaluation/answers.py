@@ -157,7 +157,7 @@ def _measured(model: Path) -> Answers:
 def _read(path: Path, sha256: str) -> Answers:
     if path.stat().st_size > _MOST_BYTES:
         raise ValueError("it is too large")
-    with np.load(path, allow_pickle=False) as file:
+    with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
         about, *arrays = json.loads(file["about"].item()), file["labels"], file["confidence"], file["known"]
     answers = Answers(tuple(map(str, about["class_names"])), *arrays)
     labels, confidence, _ = arrays
