@@ -86,6 +86,9 @@ def predict_files(
         workers: Processes, each with one thread; default: one per core, of the machine or the cluster.
         progress: Where to show the progress.
 
+    Returns:
+        A `Batch`: the path, and how many pictures were classified, refused, and done before.
+
     Raises:
         ValueError: The engine, the ending of the output or the number of workers is not accepted, a package for it is
             missing, or another process is writing this output.
