@@ -17,14 +17,14 @@ LEAST = {
     "refusals": 0.05,  # difference of the shares that are none of the classes
 }
 FALSE_ALARMS = 0.01  # probability of a drift in a whole log where there is none
-_FEWEST = 100  # answers that are judged together
+_FEWEST = 200  # independent answers that are judged together
 _LAGS = 100  # neighbours in the log that may be alike
 _EXPECTED = 5  # answers of a class at least, for the chi-squared test; rarer classes are counted together
 
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """Some days, with at least 100 answers if there are as many in the log."""
+    """Some days, with at least as many answers as 200 independent ones, if the log has as many."""
 
     first: dt.date
     last: dt.date
@@ -71,7 +71,7 @@ class Drift:
             text = f"{name}: DRIFT in {len(found)} of {len(sizes)} windows, most on {worst}: {_said(name, worst, self)}"
             lines.append(f"{text} (change {size:.2f}, at least {least} counts; p = {p:.1g}).")
         if count < _FEWEST:
-            lines.append(f"These are few answers: with fewer than {_FEWEST}, only a large drift is found.")
+            lines.append(f"These are few answers: with fewer than {_FEWEST}, this is not reliable.")
         return "\n".join(lines)
 
     __repr__ = __str__
@@ -115,7 +115,7 @@ def compare(reference: Answers, answers: Answers, alike: Mapping[str, float]) ->
         kept = kept[:, kept.sum(axis=0) > 0]
         size, p = float(np.abs(shares[0] - shares[1]).sum() / 2), 1.0
         if kept.shape[1] > 1 and totals.min() > 0:
-            found, weights = chi2_contingency(kept, correction=False), 1 / totals[:, 0]
+            found, weights = chi2_contingency(kept), 1 / totals[:, 0]
             p = float(chi2.sf(found.statistic * weights.sum() / (weights @ (1, clump)), found.dof))
         return size, p
 
@@ -147,7 +147,7 @@ def _clump(series: Sequence[np.ndarray]) -> float:
     for lag in range(1, _LAGS + 1):
         equal = [each[lag:] == each[:-lag] for each in series if len(each) > lag]
         compared = sum(map(len, equal))
-        if usual >= 1 or compared < _FEWEST:
+        if usual >= 1 or compared < _FEWEST / 2:
             break
         correlation = (sum(each.sum() for each in equal) / compared - usual) / (1 - usual)
         if correlation < 2 / compared**0.5:
@@ -157,29 +157,30 @@ def _clump(series: Sequence[np.ndarray]) -> float:
 
 
 def find_drift(reference: Answers, answers: Answers, days: np.ndarray) -> list[Window]:
-    """Compare the answers, (N,), with the reference, day by day; days, datetime64[D] (N,), with few are joined.
+    """Compare the answers, (N,), of these days, datetime64[D] (N,), with the reference; days with few are joined.
 
     A change is a drift if it is significant, by Holm's correction for all that is looked at in all windows, and at
     least as large as in `LEAST`. One person's pictures are alike and count for fewer: how alike neighbours in the
-    log are is measured (see `_clump`). This works for bursts of up to some twenty pictures; hundreds of one kind may
-    be called a drift where only one person is unusual. Look at how many windows drift, not at one.
+    log are is measured (see `_clump`). Where a few persons send most pictures, that is not enough, and one unusual
+    person may be called a drift. Look at how many windows drift, not at one.
     """
     order = np.argsort(days, kind="stable")
     _, starts, counts = np.unique(days[order], return_index=True, return_counts=True)
-    begins, gathered = [0], 0  # of windows, in days
+    tenths = np.quantile(answers.confidence, np.arange(1, 10) / 10)
+    daily = [answers[each] for each in np.split(order, starts[1:])]
+    alike = {
+        "confidence": _clump([np.digitize(each.confidence, tenths) for each in daily]),
+        "class shares": _clump([each.labels[each.known] for each in daily]),
+        "refusals": _clump([each.known.astype(int) for each in daily]),
+    }
+    begins, gathered, fewest = [0], 0, _FEWEST * max(alike.values())
     for number, count in enumerate(counts[:-1], 1):
         gathered += count
-        if gathered >= _FEWEST and counts[number:].sum() >= _FEWEST:
+        if gathered >= fewest and counts[number:].sum() >= fewest:
             begins.append(number)
             gathered = 0
     rows = np.split(order, starts[begins[1:]])
     parts = [answers[each] for each in rows]
-    tenths = np.quantile(answers.confidence, np.arange(1, 10) / 10)
-    alike = {
-        "confidence": _clump([np.digitize(each.confidence, tenths) for each in parts]),
-        "class shares": _clump([each.labels[each.known] for each in parts]),
-        "refusals": _clump([each.known.astype(int) for each in parts]),
-    }
     changes = [compare(reference, each, alike) for each in parts]
     left, significant = len(LEAST) * len(changes), set()
     for p, place in sorted((p, (number, name)) for number, each in enumerate(changes) for name, (_, p) in each.items()):

@@ -122,7 +122,7 @@ def predict_files(
                     left = format_seconds((len(names) - done) / speed)
                     progress.update(f"{done:,} of {len(names):,} pictures, {speed:,.0f} per second, {left} left")
                 refused = _write(kept, chunks, output)
-                for old in output.parent.glob(f".{escape(output.name)}.*/"):  # of other models or files too
+                for old in output.parent.glob(f".{escape(output.name)}.{'[0-9a-f]' * 16}"):  # of other models too
                     shutil.rmtree(old)
         except LockedError:
             raise ValueError(f"Another process is writing {output}.") from None
