@@ -8,6 +8,7 @@ import pytest
 
 from imgclassify.cli import main
 from imgclassify.data.dataset import DatasetError
+from imgclassify.data.download import file_sha256
 from imgclassify.evaluation import answers as answers_module
 from imgclassify.evaluation.answers import Answers, answers_path, read_log, validation_answers
 from imgclassify.evaluation.drift import LEAST, _clump, compare, find_drift, watch_log
@@ -163,16 +164,15 @@ def test_a_damaged_or_foreign_record_is_measured_again(kept, tiny_model, tmp_pat
     other = tiny_model.recorded(class_names=("a", "b", "c"))
     write_model(other.network, other.manifest, kept, replace=True)
     assert validation_answers(kept).class_names == ("a", "b", "c")
-    content = record.read_bytes()
-    for damaged in (b"", content[:300], b"PK" + bytes(200)):
-        record.write_bytes(damaged)
-        np.testing.assert_array_equal(validation_answers(kept).labels, wanted.labels)
     with np.load(record) as file:
         arrays = dict(file)
     for changed in ({"labels": arrays["labels"] + 9}, {"confidence": arrays["confidence"] * 2}, {"known": np.ones(1)}):
         with record.open("wb") as file:
             np.savez(file, **{**arrays, **changed})
-        np.testing.assert_array_equal(validation_answers(kept).confidence, wanted.confidence)
+        with pytest.raises(ValueError, match="it is not as expected"):
+            answers_module._read(record, file_sha256(kept))
+    record.write_bytes(record.read_bytes()[:300])
+    np.testing.assert_array_equal(validation_answers(kept).labels, wanted.labels)
 
 
 def test_validation_pictures_that_are_not_known_are_said(kept, tiny_model, tmp_path):
