@@ -28,7 +28,7 @@ from imgclassify.progress import Progress
 from imgclassify.runs import provenance
 from imgclassify.serving.batch import find_pictures, predict_files
 
-COUNT, PART, ROUNDS = 100_000, 20_000, 3
+COUNT, PART, ROUNDS = 100_000, 10_000, 3
 WAYS = {"a plain loop": "loop", "1 worker": "local 1", "2 workers": "local 2", "Ray, 2 workers": "ray 2"}
 
 
