@@ -69,6 +69,7 @@ bench: $(VENV)/.installed-test
 	$(BIN)/python tests/benchmarks/photos.py
 	$(BIN)/python tests/benchmarks/checkpoints.py
 	$(BIN)/python tests/benchmarks/answers.py
+	$(BIN)/python tests/benchmarks/many.py
 
 bench-export: $(VENV)/.installed-test
 	$(BIN)/python tests/benchmarks/exports.py

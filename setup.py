@@ -9,12 +9,15 @@ SHIPPED = (
     "cifar10_best.keras",
     "cifar10_best.json",
     "cifar10_best.familiarity.npz",
+    "cifar10_best.answers.npz",
     "cifar10_guided.keras",
     "cifar10_guided.json",
     "cifar10_guided.familiarity.npz",
+    "cifar10_guided.answers.npz",
     "cifar10_model.h5",
     "cifar10_model.json",
     "cifar10_model.familiarity.npz",
+    "cifar10_model.answers.npz",
 )
 
 

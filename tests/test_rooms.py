@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "imgclassify"
 # From top to bottom, one level per line. Modules on a level may import one another, but not in a circle.
 LEVELS = (
     {"cli"},
-    {"commands"},
+    {"commands", "classifying"},
     {"widgets", "serving"},
     {"visualization"},
     {"training"},

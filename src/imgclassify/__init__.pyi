@@ -38,6 +38,7 @@ from imgclassify.runs.manifest import ModelFileError as ModelFileError
 from imgclassify.runs.records import compare_runs as compare_runs
 from imgclassify.runs.records import delete_run as delete_run
 from imgclassify.runs.records import list_runs as list_runs
+from imgclassify.serving.batch import predict_files as predict_files
 from imgclassify.serving.export import export_model as export_model
 from imgclassify.serving.exported import load_exported as load_exported
 from imgclassify.training.finder import find_learning_rate as find_learning_rate

@@ -1,4 +1,4 @@
-"""The command line, `imgclassify run | train | evaluate | predict | ...`; the commands are in commands.py.
+"""The command line, `imgclassify run | train | evaluate | predict | ...`; see commands.py and classifying.py.
 
 Exit codes: 0 success, 1 a problem that the user can fix (a sentence on standard error), 2 wrong usage, 130 interrupted.
 """
@@ -9,10 +9,11 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import version
 
-from imgclassify import commands
+from imgclassify import classifying, commands
 from imgclassify.backend import PRECISIONS
 
 _FORMATS = ("onnx", "onnx-int8", "litert")  # those of `export_model`, which is not imported for the help
+_ENGINES = ("local", "ray")  # those of `predict_files`
 _MOST = 2**32 - 1  # of the numbers that seed random generators
 
 
@@ -79,12 +80,15 @@ def _parser() -> argparse.ArgumentParser:
     option("model", model, nargs="?", default="best")
     option("--data", f"{names} (default: what the model was trained on)", metavar="NAME")
 
-    option = command(commands.predict)
+    option = command(classifying.predict)
     option("files", "pictures, or folders of pictures", nargs="+", metavar="FILE-or-FOLDER")
     option("--model", "a MODEL, or an exported .onnx or .tflite file (default: guided, which is for photos)")
     option("--top", "how many classes to print (default: 3)", type=_bounded(int, 1, _MOST), default=3, metavar="K")
+    option("-o", "write a table instead, .csv or .parquet, also of very many pictures", dest="output", metavar="OUT")
+    option("--engine", "for -o: processes on this machine (default), or Ray", default="local", choices=_ENGINES)
+    option("--workers", "for -o: how many (default: one per core)", type=_bounded(int, 1, 10_000), metavar="N")
 
-    option = command(commands.explain)
+    option = command(classifying.explain)
     option("file", "a picture", metavar="FILE")
     option("-o", "where the figure is written: a PNG, PDF or SVG", dest="output", required=True, metavar="OUT")
     option("--model", "a MODEL (default: guided, which is for photos)")
@@ -92,6 +96,11 @@ def _parser() -> argparse.ArgumentParser:
     option("--against", "the class to compare it with (default: the runner-up)", metavar="CLASS")
     option("--method", "hirescam (default), grad-cam, occlusion or rise", default="hirescam")
     option("--layer", "the layer to look at, for hirescam and grad-cam", metavar="NAME")
+
+    option = command(classifying.watch)
+    option("log", "a service's log, with a line of JSON for each answer", metavar="LOG")
+    option("--model", "the MODEL whose answers they are (default: best)", default="best")
+    option("-o", "where a figure is written: a PNG, PDF or SVG", dest="output", metavar="OUT")
 
     option = command(commands.report)
     option("model", model, nargs="?", default="best")

@@ -19,11 +19,11 @@ def complain(*sentences: str) -> None:
 def fail(options: argparse.Namespace, sentence: str, code: int) -> int:
     """Print what went wrong, with `--json` also as JSON; returns the exit code."""
     complain(sentence)
-    _report(options, {"error": sentence})
+    show(options, {"error": sentence})
     return code
 
 
-def _report(options: argparse.Namespace, values: object, text: str | None = None) -> None:
+def show(options: argparse.Namespace, values: object, text: str | None = None) -> None:
     """Print the result: with `--json` as JSON, else as text."""
     if options.json:
         from imgclassify.runs.manifest import strict_json
@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
     truth = data.class_names[data.y_test[0]]
     prediction = answering.answer(data.x_test[0])
     say(f"Test picture 0, by {answering.name}: {prediction}; true class: {truth}")
-    result |= {"model": answering.name, "test_picture": _as_json("test picture 0", prediction)}
+    result |= {"model": answering.name, "test_picture": as_json("test picture 0", prediction)}
     figures = {
         "confusion": visualization.plot_confusion_matrix(evaluation),
         "prediction": visualization.plot_prediction(prediction, true_label=truth),
@@ -83,12 +83,12 @@ def run(options: argparse.Namespace) -> int:
     for file in options.image:
         prediction = answering.predict(file)
         say(f"{file}, by {answering.name}: {prediction}")
-        result["pictures"].append(_as_json(file, prediction) | {"model": answering.name})
+        result["pictures"].append(as_json(file, prediction) | {"model": answering.name})
     if not existing:
         written = [published, runs_dir() / baseline.manifest.run, *written]
     result["written"] = [str(path) for path in written]
     say("Written: " + "\n         ".join(result["written"]))
-    _report(options, result)
+    show(options, result)
     return 0
 
 
@@ -150,7 +150,7 @@ def train(options: argparse.Namespace) -> int:
         f"Classify pictures:  imgclassify predict --model {model.name} photo.jpg",
         "Compare trainings:  imgclassify runs",
     ]
-    _report(options, manifest.to_dict(), "\n".join(lines))
+    show(options, manifest.to_dict(), "\n".join(lines))
     return 0
 
 
@@ -163,7 +163,7 @@ def evaluate(options: argparse.Namespace) -> int:
     values = {key: getattr(result, key) for key in ("source", "accuracy", "interval", "loss", "per_class")}
     values["by_class"] = {name: scores._asdict() for name, scores in result.by_class.items()}
     values |= {"model": model.name, "pictures": len(result.labels), "confusion": result.confusion.tolist()}
-    _report(options, values, f"{model.name}: {result}")
+    show(options, values, f"{model.name}: {result}")
     return 0
 
 
@@ -177,7 +177,7 @@ def report(options: argparse.Namespace) -> int:
     write_report(model.file, measured)
     written = [str(path) for path in (report_path(model.file), *write_cards(model.file, model.manifest))]
     accuracy = f"{model.name}: accuracy {measured.accuracy[0]:.2%} on {data.source}"
-    _report(options, {"report": measured, "written": written}, f"{accuracy}. Written: {', '.join(written)}")
+    show(options, {"report": measured, "written": written}, f"{accuracy}. Written: {', '.join(written)}")
     return 0
 
 
@@ -189,7 +189,7 @@ def export(options: argparse.Namespace) -> int:
     model = load_model(options.model)
     data = _load_data(options.data, size=model.input_size) if options.data else None
     written = export_model(model, options.to, options.output, data=data, replace=options.replace)
-    _report(options, {"written": str(written.path), "format": written.to, **asdict(written.record)}, str(written))
+    show(options, {"written": str(written.path), "format": written.to, **asdict(written.record)}, str(written))
     return 0
 
 
@@ -197,16 +197,16 @@ def page(options: argparse.Namespace) -> int:
     """Write a web page on which anybody can use a model, computed in the browser."""
     from imgclassify.serving.page import write_page
 
-    model = _any_model(options.model)
+    model = any_model(options.model)
     data = _load_data(options.data, size=model.input_size) if options.data else None
     written = write_page(model, options.output, data=data, replace=options.replace)
     size = sum(file.stat().st_size for file in written.parent.iterdir()) / 1e6
     look = f"Look at it: python -m http.server --directory {written.parent}"
-    _report(options, {"written": str(written), "megabytes": size}, f"Written: {written}, {size:.1f} MB in all. {look}")
+    show(options, {"written": str(written), "megabytes": size}, f"Written: {written}, {size:.1f} MB in all. {look}")
     return 0
 
 
-def _any_model(name: str):
+def any_model(name: str):
     """A model by its name, or an exported one by its file."""
     from imgclassify import load_model
     from imgclassify.serving.exported import SUFFIXES, load_exported
@@ -252,75 +252,8 @@ def _load_data(name: str, *, size: int | None = None, offline: bool = False):
     return data
 
 
-def predict(options: argparse.Namespace) -> int:
-    """Classify your own pictures."""
-    from imgclassify import ImageError
-    from imgclassify.runs.names import photo_model
-
-    files, refused = _picture_files(options.files)
-    model, results = _any_model(options.model or photo_model()), []
-    for file in files:
-        try:
-            prediction = model.predict(file)
-        except ImageError as error:
-            refused.append({"file": str(file), "error": str(error)})
-            continue
-        results.append(_as_json(str(file), prediction) | {"probabilities": dict(prediction.top(options.top))})
-        if not options.json:
-            print(f"{file}: {prediction.describe(options.top)}")
-    complain(*(each["error"] for each in refused))
-    _report(options, {"model": model.name, "pictures": results, "refused": refused})
-    return 1 if refused else 0
-
-
-def explain(options: argparse.Namespace) -> int:
-    """Show what in a picture speaks for a class."""
-    os.environ["MPLBACKEND"] = "Agg"  # no display needed
-    from imgclassify import load_model, visualization
-    from imgclassify.atomic import replacing
-    from imgclassify.evaluation.explain import explain_prepared
-    from imgclassify.runs.names import photo_model
-
-    model, output = load_model(options.model or photo_model()), Path(options.output)
-    if output.exists() and Path(options.file).exists() and output.samefile(options.file):
-        raise ValueError(f"{output} is the picture itself: give another path with -o.")
-    prediction = model.predict(options.file)
-    label = options.label or prediction.label
-    against = options.against or next(name for name in prediction.probabilities if name != label)
-    how = {"label": label, "method": options.method, "layer": options.layer}
-    alone, compared = (explain_prepared(model, prediction.image, against=each, **how) for each in (None, against))
-    figure = visualization.plot_explanations([[alone, compared]], title=f"{prediction}\nby {model.name}")
-    with replacing(output) as part:
-        figure.savefig(part)
-    text = f"{options.file}, by {model.name}: {prediction}\n{alone}; {compared}. Written: {options.output}"
-    values = {"model": model.name, "explained": label, "against": against, "method": options.method}
-    found = {"found": not alone.empty, "found_against": not compared.empty, "written": str(options.output)}
-    _report(options, _as_json(options.file, prediction) | values | found, text)
-    return 0
-
-
-def _picture_files(names: list[str]) -> tuple[list[Path | str], list[dict]]:
-    """The files to classify (those named, and the picture files in folders), and what was refused."""
-    from imgclassify.data.images import IMAGE_SUFFIXES
-
-    files: list[Path | str] = []
-    refused = []
-    for name in names:
-        if not Path(name).is_dir():
-            files.append(name)
-            continue
-        inside = sorted(path for path in Path(name).rglob("*") if path.is_file() and not path.name.startswith("."))
-        pictures = [path for path in inside if path.suffix.lower() in IMAGE_SUFFIXES]
-        files += pictures
-        endings = ", ".join(IMAGE_SUFFIXES)
-        if others := len(inside) - len(pictures):
-            complain(f"{name}: skipped {others} file{'s' * (others > 1)} not ending in {endings}.")
-        if not pictures:
-            refused.append({"file": name, "error": f"{name} contains no picture: expected files ending in {endings}."})
-    return files, refused
-
-
-def _as_json(file: str, prediction) -> dict:
+def as_json(file: str, prediction) -> dict:
+    """What is said of a file, as values for JSON."""
     keys = ("label", "confidence", "known", "familiarity", "probabilities")
     return {"file": file} | {key: getattr(prediction, key) for key in keys}
 
@@ -332,7 +265,7 @@ def data(options: argparse.Namespace) -> int:
 
     if options.name not in BUILT_IN and Path(options.name).expanduser().is_dir():
         report = check_data(options.name)
-        _report(options, report.to_dict(), str(report))
+        show(options, report.to_dict(), str(report))
         complain(*(f"left out: {sentence}" for sentence in report.skipped))
         return 1 if report.problems else 0
     data = _load_data(options.name, offline=not options.download)
@@ -344,7 +277,7 @@ def data(options: argparse.Namespace) -> int:
     lines = [f"{head}; fingerprint {data.fingerprint[:16]}"]
     lines += [f"  {name}: {count['training']:,} + {count['test']:,}" for name, count in counts.items()]
     values = {key: getattr(data, key) for key in ("name", "source", "fingerprint", "skipped", "notice")}
-    _report(options, values | {"classes": counts}, "\n".join(lines))
+    show(options, values | {"classes": counts}, "\n".join(lines))
     return 1 if data.skipped else 0
 
 
@@ -360,12 +293,12 @@ def runs(options: argparse.Namespace) -> int:
         sure = options.yes or sys.stdin.readline().strip().lower() in ("y", "yes")
         if sure:
             delete_run(run)
-        _report(options, {"deleted": run if sure else None}, f"Deleted {run}." if sure else "Nothing was deleted.")
+        show(options, {"deleted": run if sure else None}, f"Deleted {run}." if sure else "Nothing was deleted.")
         return 0
     comparison = compare_runs(*options.names)
     text = str(replace(comparison, problems=()))  # these are said on standard error
     if not comparison.runs and not comparison.problems:
         text = "No runs yet: `imgclassify train` makes one."
-    _report(options, [run.manifest.to_dict() | {"name": run.name} for run in comparison.runs], text)
+    show(options, [run.manifest.to_dict() | {"name": run.name} for run in comparison.runs], text)
     complain(*comparison.problems)
     return 1 if comparison.problems else 0

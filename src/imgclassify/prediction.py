@@ -1,7 +1,7 @@
 """Predictions: what a classifier says about a picture, and how any kind of classifier comes to say it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,11 @@ from imgclassify.data.images import ImageError, Picture, decode_image, prepare_i
 from imgclassify.models.familiarity import UNFAMILIAR
 
 NONE_OF_THESE = "none of its classes"
+COLUMNS = (  # of a table of results
+    "file", "class", "confidence", "second", "second confidence", "third", "third confidence", "familiarity", "known",
+    "problem",
+)  # fmt: skip
+_FORMULA = tuple("=+-@＝＋－＠")  # spreadsheets take the wide ones too
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,3 +143,25 @@ class BaseClassifier(ABC):
         probabilities = {self.class_names[i]: float(values[i]) for i in order}
         first = order[0]
         return Prediction(self.class_names[first], float(values[first]), probabilities, to_bytes(image), familiarity)
+
+
+def table_row(file: str, prediction: Prediction | None = None, problem: str = "") -> list:
+    """A row of a table of results, with a value for each of the `COLUMNS`; None where there is none."""
+    top = prediction.top(3) if prediction else []
+    answers = [part for label, share in top for part in (label, round(share, 6))] + [None] * (6 - 2 * len(top))
+    if prediction is None or prediction.familiarity is None:
+        return [file, *answers, None, None, problem]
+    return [file, *answers, round(prediction.familiarity, 6), prediction.known, problem]
+
+
+def csv_row(row: Sequence) -> list[str]:
+    """A row of a table as texts for CSV; what a spreadsheet would take for a formula is preceded by an apostrophe."""
+
+    def text(value) -> str:
+        if isinstance(value, bool):
+            return "yes" if value else "no"
+        if isinstance(value, str):
+            return f"'{value}" if value.lstrip().startswith(_FORMULA) else value
+        return "" if value is None else f"{value:.4f}"
+
+    return [text(value) for value in row]

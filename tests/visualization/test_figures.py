@@ -11,7 +11,10 @@ from imgclassify import visualization as v
 from imgclassify.classifier import Classifier, predict_image
 from imgclassify.data.check import DataReport
 from imgclassify.data.images import ImageError
+from imgclassify.display import BLUE, ORANGE
+from imgclassify.evaluation.answers import Answers
 from imgclassify.evaluation.comparison import ModelComparison
+from imgclassify.evaluation.drift import LEAST, Drift, find_drift
 from imgclassify.evaluation.explain import explain_prepared as explained
 from imgclassify.evaluation.faithfulness import Faithfulness
 from imgclassify.evaluation.metrics import BINS, Evaluation, evaluate_model, wilson_interval
@@ -31,6 +34,7 @@ HISTORY = {
     "val_accuracy": [0.35, 0.55, 0.45],
 }
 NAMES = ("cat", "dog", "ox")
+ARRAYS = ("labels", "confidence", "known")
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +78,17 @@ def drawn(figure: Figure) -> Figure:
     return figure
 
 
+def drift() -> Drift:
+    """Two days as validated, and one with other classes, a lower confidence and refusals."""
+    labels, known = np.tile([0, 1, 2], 200), np.ones(600, bool)
+    confidence = np.random.default_rng(0).uniform(0.5, 1, 600)
+    reference = Answers(NAMES, labels, confidence, known)
+    last = Answers(NAMES, labels // 2, confidence - 0.3, labels > 0)
+    parts = [np.concatenate([getattr(each, name) for each in (reference, last)]) for name in ARRAYS]
+    days = np.datetime64("2026-01-01") + np.arange(1200) // 300
+    return Drift("a model", reference, tuple(find_drift(reference, Answers(NAMES, *parts), days)), {})
+
+
 def texts(figure: Figure) -> str:
     return "\n".join(text.get_text() for text in figure.findobj(plt.Text) if text.get_text())
 
@@ -96,6 +111,7 @@ def test_every_figure_is_on_white_whatever_the_notebooks_settings(tiny, tiny_mod
             "plot_corruptions": v.plot_corruptions(pictures[0]),
             "plot_coverage": v.plot_coverage({"a model": evaluation}),
             "plot_data_check": v.plot_data_check(DataReport("pets", {"cat": {"train": 3}}, ((1, 1),) * 3, (), (), ())),
+            "plot_drift": v.plot_drift(drift()),
             "plot_explanations": v.plot_explanations([[explained(tiny_model, pictures[0])]]),
             "plot_faithfulness": v.plot_faithfulness({"random": Faithfulness(np.ones((3, 2)), np.ones((3, 2)))}),
             "plot_history": v.plot_history(HISTORY),
@@ -566,3 +582,22 @@ def test_a_bad_picture_is_an_image_error():
         v.plot_model_view("gone.jpg")
     with pytest.raises(ImageError, match=r"gone\.jpg does not exist"):
         v.plot_prediction(Prediction("a", 1, {"a": 1}, np.zeros((2, 2, 3), np.uint8)), "gone.jpg")
+
+
+# --- drift -------------------------------------------------------------------------------------------
+
+
+def test_the_drift_plot_marks_the_windows_that_drift():
+    found = drift()
+    assert [each.drifts for each in found.windows] == [(), (), (*LEAST,), (*LEAST,)]
+    figure = drawn(v.plot_drift(found))
+    above, middle, below, _ = figure.axes
+    for axes, value in ((above, "confidence"), (middle, "refusals")):
+        assert axes.get_ylabel() == value
+        colors = [bars.lines[0].get_color() for bars in axes.containers]
+        assert colors == [BLUE, BLUE, ORANGE, ORANGE]
+    assert middle.containers[2].lines[0].get_ydata() == pytest.approx(1 / 3)
+    assert [text.get_text() for text in below.get_yticklabels()] == list(NAMES)
+    assert below.images[0].get_array()[2, 2] == pytest.approx(-1 / 3)
+    assert "2026-01-03" in texts(figure)
+    assert "Answers by a model" in texts(figure)

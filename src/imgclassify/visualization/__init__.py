@@ -10,6 +10,7 @@ from imgclassify.visualization.data import (
     plot_pairs,
     plot_samples,
 )
+from imgclassify.visualization.drift import plot_drift
 from imgclassify.visualization.explanations import plot_explanations, plot_faithfulness, plot_nearest
 from imgclassify.visualization.results import (
     plot_class_scores,
@@ -38,7 +39,7 @@ from imgclassify.visualization.training import (
 __all__ = [
     "plot_augmentations", "plot_channels", "plot_class_counts", "plot_class_samples", "plot_class_scores",
     "plot_confidence", "plot_confused", "plot_confusion_matrix", "plot_corruptions", "plot_coverage",
-    "plot_data_check", "plot_explanations", "plot_faithfulness", "plot_history", "plot_learning_curve",
+    "plot_data_check", "plot_drift", "plot_explanations", "plot_faithfulness", "plot_history", "plot_learning_curve",
     "plot_learning_rates", "plot_mean_images", "plot_mistakes", "plot_model_view", "plot_nearest", "plot_pairs",
     "plot_prediction", "plot_qualities", "plot_reliability", "plot_right_answers", "plot_robustness", "plot_runs",
     "plot_samples", "plot_separation", "plot_size_and_time", "plot_spread", "plot_won_and_lost",

@@ -12,12 +12,9 @@ import numpy as np
 from imgclassify import display
 from imgclassify.classifier import Classifier
 from imgclassify.data.images import Picture, decode_image, prepare_image
-from imgclassify.prediction import Prediction
+from imgclassify.prediction import COLUMNS, Prediction, csv_row, table_row
 from imgclassify.widgets.crop import CropBox, central_square, cut, fit_square
 from imgclassify.widgets.handlers import explained, guarded, view_html
-
-_CLASSES = ("class", "confidence", "second", "second confidence", "third", "third confidence")
-_FORMULA = tuple("=+-@＝＋－＠")  # spreadsheets take the wide ones too
 
 
 class PhotoCard(ipywidgets.HBox):
@@ -107,25 +104,9 @@ class ProblemCard(ipywidgets.HTML):
 
 
 def results_csv(cards: Sequence[PhotoCard | ProblemCard]) -> str:
-    """The results as a table in CSV: one row per photo with its three most probable classes.
-
-    Names that a spreadsheet would take for a formula are preceded by an apostrophe.
-    """
+    """The results as a table in CSV: one row per photo with its three most probable classes; see `csv_row`."""
     file = io.StringIO()
     writer = csv.writer(file)
-    writer.writerow(["file", *_CLASSES, "familiarity", "known", "problem"])
-    for card in cards:
-        top = [*(card.prediction.top(3) if card.prediction else ()), ("", ""), ("", ""), ("", "")][:3]
-        answers = [part for label, share in top for part in (_harmless(label), f"{share:.4f}" if label else "")]
-        found = card.prediction
-        if found is None or found.familiarity is None:
-            answers += ["", ""]
-        else:
-            answers += [f"{found.familiarity:.4f}", "yes" if found.known else "no"]
-        writer.writerow([_harmless(card.name), *answers, _harmless(card.problem)])
+    writer.writerow(COLUMNS)
+    writer.writerows(csv_row(table_row(card.name, card.prediction, card.problem)) for card in cards)
     return file.getvalue()
-
-
-def _harmless(text: str) -> str:
-    """Text that no spreadsheet takes for a formula."""
-    return f"'{text}" if text.lstrip().startswith(_FORMULA) else text
