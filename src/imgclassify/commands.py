@@ -228,7 +228,7 @@ def serve(options: argparse.Namespace) -> int:
             f"Without --keys, only this computer is served. Received: --host {options.host}"
         )
     keys = service.Keys(options.keys) if options.keys else None
-    model = load_exported(exported_file(options.model, say=complain))
+    model = load_exported(exported_file(options.model, say=complain), threads=1)
     limits = service.Limits(rate=options.rate)
     paths = {"answers": options.log, "page": options.page}
     app = service.create_app(model, keys=keys, limits=limits, **paths)

@@ -13,7 +13,7 @@ from imgclassify.data.images import ImageError, decode_image, prepare_image
 from imgclassify.models.inference import batch_length
 from imgclassify.prediction import BaseClassifier, Prediction
 
-MOST_TOGETHER = 16  # pictures; more gain nothing, and let the first one wait
+MOST_TOGETHER = 8  # pictures; more gain little, and the first one waits for them
 
 
 class QueueFullError(Exception):
@@ -48,17 +48,18 @@ class Batcher:
         self._most_waiting, self._most_pixels, self._on_batch = most_waiting, most_pixels, on_batch
         self._most_together = min(MOST_TOGETHER, batch_length(model.input_shape))
         self._decoders = ThreadPoolExecutor(cores(), "decode")
-        self._computer = ThreadPoolExecutor(1, "compute")
+        self._computers = ThreadPoolExecutor(cores(), "compute")
         self._prepared: asyncio.Queue[tuple[np.ndarray, asyncio.Future]] = asyncio.Queue()
         self._seconds = 0.01  # that a picture takes: a running mean, to say when to try again
 
     async def __aenter__(self) -> "Batcher":
-        self._task = asyncio.create_task(self._compute())
+        self._tasks = [asyncio.create_task(self._compute()) for _ in range(cores())]
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        self._task.cancel()
-        for threads in (self._decoders, self._computer):
+        for task in self._tasks:
+            task.cancel()
+        for threads in (self._decoders, self._computers):
             threads.shutdown(cancel_futures=True)
 
     async def predict(self, pictures: Sequence[tuple[bytes, str]]) -> list[Prediction | ImageError]:
@@ -110,7 +111,7 @@ class Batcher:
             begun = time.perf_counter()
             images = np.stack([image for image, _ in waiting])
             try:
-                probabilities, familiarity = await loop.run_in_executor(self._computer, self.model.answers, images)
+                probabilities, familiarity = await loop.run_in_executor(self._computers, self.model.answers, images)
             except Exception as error:  # whatever it is, those who wait are told, and the next are answered
                 for _, answer in waiting:
                     if not answer.done():
