@@ -344,6 +344,9 @@ def create_app(
         limits: What it takes.
         answers: A file to which a line of JSON is appended for each picture that was answered, without the picture.
         page: A folder with a static page, for `/`.
+
+    Raises:
+        ValueError: There is no `index.html` in the folder.
     """
     limits = limits or Limits()
     service = Service(model, limits, keys=keys, answers=answers)
@@ -365,6 +368,8 @@ def create_app(
     app.include_router(_router)
     if page is None:
         app.add_api_route("/", _front, include_in_schema=False)
+    elif not (page / "index.html").is_file():
+        raise ValueError(f"There is no index.html in {page}.")
     else:
         app.mount("/", StaticFiles(directory=page, html=True))
     app.add_exception_handler(AnyHTTPException, _refuse)
