@@ -32,7 +32,7 @@ class Process:
         self.wait_until_ready()
 
     @classmethod
-    def slow(cls, model: Path, seconds: float = 0.0, **limits: float) -> "Process":
+    def slow(cls, model: Path, seconds: float = 0.0, *, keys: Path | None = None, **limits: float) -> "Process":
         """A service in which each batch takes so many seconds."""
         port = free_port()
         return cls(

@@ -1,4 +1,4 @@
-"""A service in its own process: `python slow_service.py MODEL PORT SECONDS LIMITS`; a batch takes SECONDS."""
+"""A service in its own process: `python slow_service.py MODEL PORT SECONDS LIMITS [KEYS]`."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ from pathlib import Path
 from imgclassify.serving import service
 from imgclassify.serving.exported import load_exported
 
-path, port, seconds, limits = sys.argv[1:]
+path, port, seconds, limits, *keys = sys.argv[1:]
 model = load_exported(path)
 
 
@@ -19,5 +19,10 @@ def slow(x, run=model.run):
 
 
 limits = service.Limits(**json.loads(limits))
-app = service.create_app(replace(model, run=slow), limits=limits, answers=Path(path).with_suffix(".jsonl"))
+options = {
+    "limits": limits,
+    "answers": Path(path).with_suffix(".jsonl"),
+    "keys": service.Keys(keys[0]) if keys else None,
+}
+app = service.create_app(replace(model, run=slow), **options)
 service.serve(app, host="127.0.0.1", port=int(port), limits=limits)
