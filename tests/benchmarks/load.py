@@ -59,13 +59,15 @@ class Connection:
         self.streams = None
 
 
-async def closed_loop(port: int, request: bytes, *, clients: int, seconds: float) -> Load:
-    """As many clients as given, each sends its next request when it has its answer."""
-    load, until = Load(), time.perf_counter() + seconds
+async def closed_loop(port: int, request: bytes, *, clients: int, seconds: float, most: int = 10**9) -> Load:
+    """As many clients as given, each sends its next request when it has its answer; ends after so many."""
+    load, until, sent = Load(), time.perf_counter() + seconds, 0
 
     async def client() -> None:
+        nonlocal sent
         connection = Connection(port)
-        while (begun := time.perf_counter()) < until:
+        while (begun := time.perf_counter()) < until and sent < most:
+            sent += 1
             status = await connection.send(request)
             load.statuses[status] = load.statuses.get(status, 0) + 1
             load.milliseconds.append(1000 * (time.perf_counter() - begun))
