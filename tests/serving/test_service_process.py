@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -60,6 +61,20 @@ def test_the_command_serves_without_tensorflow_and_scipy_stats(file, tmp_path):
     assert f"colours.onnx is served at http://127.0.0.1:{port}" in said
     assert "Traceback" not in said
     assert json.loads(log.read_text())["label"] == "red"
+
+
+def test_onnx_runtime_reports_nothing_to_its_maker(file, tmp_path):
+    """It would leave an identifier of this device and a file of events in the home folder, and send them."""
+    program = "import sys; from imgclassify.serving.exported import load_exported\n"
+    program += "load_exported(sys.argv[1]).predict(sys.argv[2])"
+    (tmp_path / "red.png").write_bytes(RED)
+    (home := tmp_path / "home").mkdir()
+    kept = {
+        name: value for name, value in os.environ.items() if name in ("PATH", "PYTHONPATH", "LANG")
+    }  # no CI, no XDG
+    command = [sys.executable, "-c", program, str(file), str(tmp_path / "red.png")]
+    subprocess.run(command, env=kept | {"HOME": str(home), "PYTHONDONTWRITEBYTECODE": "1"}, check=True)
+    assert list(home.iterdir()) == []
 
 
 def test_a_port_in_use_is_said(served, file, tmp_path):
