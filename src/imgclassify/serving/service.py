@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ctypes
 import datetime as dt
 import ipaddress
 import json
@@ -29,7 +30,6 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
-from pydantic import BaseModel, Field
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -43,6 +43,9 @@ from imgclassify.serving.access import Keys, KeysError, RateLimit
 from imgclassify.serving.batching import Batcher, QueueFullError
 from imgclassify.serving.exported import ExportedModel
 from imgclassify.serving.guards import BodyLimit, JsonLines, RequestLog, log
+from imgclassify.serving.openapi import BODY, ERRORS, Answers, Models, State
+
+_M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 
 
 @dataclass(frozen=True)
@@ -57,67 +60,6 @@ class Limits:
     body_seconds: float = 30.0  # until a body has arrived
     answer_seconds: float = 10.0  # from then on
     rate: float | None = None  # pictures per second and key; None: any
-
-
-class Refusal(BaseModel):
-    """Why a request was refused."""
-
-    error: str = Field(examples=["The picture is not a picture of a known format."])
-
-
-class Answer(BaseModel):
-    """What the model says of a picture."""
-
-    file: str | None = Field(description="Name of the file, if the client gave one", examples=["frog.jpg"])
-    index: int = Field(description="Place of the picture in the request, from 0", examples=[0])
-    label: str = Field(description="The most probable class", examples=["frog"])
-    confidence: float = Field(description="Its probability", examples=[0.97])
-    known: bool = Field(description="Whether it seems to be one of the classes at all", examples=[True])
-    familiarity: float | None = Field(
-        description="Share of pictures of the classes that look less familiar; null: not known", examples=[0.61]
-    )
-    probabilities: dict[str, float] = Field(examples=[{"frog": 0.97, "deer": 0.01, "bird": 0.01}])
-
-
-class RefusedPicture(Refusal):
-    """Why one picture of a request has no answer."""
-
-    file: str | None = Field(examples=["notes.txt"])
-    index: int = Field(examples=[1])
-    status: int = Field(examples=[422])
-
-
-class Answers(BaseModel):
-    """What the model says of the pictures of a request."""
-
-    model: str = Field(examples=["cifar10_guided.onnx"])
-    pictures: list[Answer]
-    refused: list[RefusedPicture] = Field(examples=[[]])
-
-
-class Model(BaseModel):
-    """What is served; see `About`."""
-
-    name: str
-    class_names: list[str]
-    input_shape: list[int] = Field(description="Height, width and channels that pictures are prepared to")
-    crop: float
-    unfamiliar_below: float
-    data: str
-    accuracy: str
-    model_sha256: str | None
-
-
-class Models(BaseModel):
-    """All models of the service."""
-
-    models: list[Model]
-
-
-class State(BaseModel):
-    """How the service is."""
-
-    status: str = Field(examples=["ok"])
 
 
 class Service:
@@ -205,30 +147,9 @@ async def _allowed(
 
 Key = Annotated[str | None, Depends(_allowed)]
 _router = APIRouter()
-_WHY = {
-    400: "The form or the request cannot be read",
-    401: "There is no key, or a wrong one",
-    408: "The body arrived too slowly",
-    413: "The body or the number of files is too large",
-    422: "None of the files is a picture that can be used",
-    429: "The key's rate is exceeded, or the queue is full; see Retry-After",
-    503: "The answer took too long, or the service cannot work; see Retry-After",
-}
-_ERRORS: dict[int | str, dict[str, Any]] = {code: {"model": Refusal, "description": why} for code, why in _WHY.items()}
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
-_FORM = {
-    "type": "object",
-    "required": ["files"],
-    "properties": {"files": {"type": "array", "items": _BINARY["schema"]}},
-}
-_BODY = {
-    "required": True,
-    "description": "One or many files of a form, under any name; or one file as it is.",
-    "content": {"multipart/form-data": {"schema": _FORM}, "image/jpeg": _BINARY, "application/octet-stream": _BINARY},
-}
 
 
-@_router.post("/v1/predict", response_model=Answers, responses=_ERRORS, openapi_extra={"requestBody": _BODY})
+@_router.post("/v1/predict", response_model=Answers, responses=ERRORS, openapi_extra={"requestBody": BODY})
 async def predict(
     request: Request, key: Key, top: Annotated[int, Query(ge=1, description="How many classes to name")] = 3
 ):
@@ -278,14 +199,14 @@ async def _files(request: Request, limits: Limits) -> list[tuple[bytes, str | No
     return files
 
 
-@_router.get("/v1/models", response_model=Models, responses={code: _ERRORS[code] for code in (401, 503)})
+@_router.get("/v1/models", response_model=Models, responses={code: ERRORS[code] for code in (401, 503)})
 async def models(request: Request, key: Key):
     """What is served: the model, its classes, and how good it is."""
     model = _service(request).model
     return {"models": [asdict(model.about) | {"name": model.name}]}
 
 
-@_router.get("/metrics", response_class=Response, responses={code: _ERRORS[code] for code in (401, 503)})
+@_router.get("/metrics", response_class=Response, responses={code: ERRORS[code] for code in (401, 503)})
 async def metrics(request: Request, key: Key):
     """Counters for Prometheus."""
     return Response(generate_latest(_service(request).registry), media_type=CONTENT_TYPE_LATEST)
@@ -297,7 +218,7 @@ async def health():
     return {"status": "ok"}
 
 
-@_router.get("/ready", response_model=State, responses={503: _ERRORS[503]})
+@_router.get("/ready", response_model=State, responses={503: ERRORS[503]})
 async def ready(request: Request):
     """Whether requests can be answered now."""
     service = _service(request)
@@ -414,8 +335,15 @@ def is_loopback(host: str) -> bool:
     return host == "localhost"
 
 
+def _return_memory() -> None:
+    """Have large blocks returned to the system when they are freed; else glibc would keep those of large pictures."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # other systems have no such function
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1_000_000)
+
+
 def serve(app: ASGIApp, *, host: str, port: int, limits: Limits | None = None) -> None:
     """Serve an application until SIGTERM or SIGINT; requests that are under way are answered before the end."""
+    _return_memory()
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
