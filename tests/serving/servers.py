@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -28,7 +30,9 @@ class Process:
     def __init__(self, *arguments: str, port: int, log: Path):
         self.port, self.log = port, log
         with log.open("wb") as file:
-            self.process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL, stderr=file)
+            self.process = subprocess.Popen(
+                [sys.executable, *arguments], stdout=subprocess.DEVNULL, stderr=file, start_new_session=True
+            )
         self.wait_until_ready()
 
     @classmethod
@@ -71,7 +75,8 @@ class Process:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.process.kill()
+        with contextlib.suppress(ProcessLookupError):  # it has ended
+            os.killpg(self.process.pid, signal.SIGKILL)  # with the processes that it has started
         self.process.wait()
 
 
