@@ -28,7 +28,7 @@ class Batcher:
     """Answers pictures of many clients with one model. Nobody waits for a batch to fill: it is what came meanwhile.
 
     Args:
-        model: What answers; called from one thread.
+        model: What answers; called from one thread per core.
         most_waiting: How many pictures may be under way, from their arrival to their answer.
         most_pixels: Of a picture; `None`: as many as `decode_image` takes.
         on_batch: Called with the number of pictures of each batch.
@@ -50,6 +50,7 @@ class Batcher:
         self._decoders = ThreadPoolExecutor(cores(), "decode")
         self._computers = ThreadPoolExecutor(cores(), "compute")
         self._prepared: asyncio.Queue[tuple[np.ndarray, asyncio.Future]] = asyncio.Queue()
+        self._tasks: list[asyncio.Task] = []
         self._seconds = 0.01  # that a picture takes: a running mean, to say when to try again
 
     async def __aenter__(self) -> "Batcher":
