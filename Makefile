@@ -7,7 +7,7 @@ PYTHON ?= $(shell for python in python3.12 python3.11 python3.13 python3 python;
 	&& { echo "$$python"; break; }; done)
 IMAGE ?=
 
-.PHONY: help run test test-browser lab app notebooks screenshots bench bench-export report reproduce lint clean
+.PHONY: help run test test-browser lab app notebooks screenshots bench bench-export bench-serve report reproduce lint clean
 
 help:
 	@echo "make run [IMAGE=photo.jpg]  find the data, load or train the baseline, evaluate, plot, classify"
@@ -19,6 +19,7 @@ help:
 	@echo "make screenshots            take the README's screenshots in a real browser"
 	@echo "make bench                  measure speed side by side with plain Keras and PyTorch; writes docs/speed.md's table"
 	@echo "make bench-export           export the shipped models, measure files and web pages (eight minutes)"
+	@echo "make bench-serve            measure the service beside plain FastAPI; writes docs/deployment.md's tables (ten minutes)"
 	@echo "make report                 measure the shipped models for their cards and the README's table (ten minutes)"
 	@echo "make reproduce              train anew what is shipped, with the locked versions (two hours)"
 	@echo "make lint                   check the style of code and notebooks"
@@ -37,7 +38,7 @@ $(VENV)/.installed-notebooks: $(BIN)/python pyproject.toml
 	@touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-test: $(BIN)/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[notebooks,export,test]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[notebooks,export,serve,test]"
 	@touch $@ $(VENV)/.installed $(VENV)/.installed-notebooks
 
 run: $(VENV)/.installed
@@ -73,6 +74,10 @@ bench: $(VENV)/.installed-test
 
 bench-export: $(VENV)/.installed-test
 	$(BIN)/python tests/benchmarks/exports.py
+
+# LITSERVE=/path/to/python of an environment with litserve, and the packages of deploy/requirements.in, measures that too.
+bench-serve: $(VENV)/.installed-test
+	$(BIN)/python tests/benchmarks/serving.py $(if $(LITSERVE),--litserve "$(LITSERVE)")
 
 report: $(VENV)/.installed-test
 	$(BIN)/python tests/benchmarks/reports.py

@@ -8,6 +8,7 @@ import contextlib
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 
 from imgclassify import classifying, commands
 from imgclassify.backend import PRECISIONS
@@ -118,6 +119,16 @@ def _parser() -> argparse.ArgumentParser:
     option("-o", "the folder to write", dest="output", required=True, metavar="FOLDER")
     option("--data", f"{names}, to compare on (default: what the model was trained on)", metavar="NAME")
     option("--replace", "replace a page that is there", action="store_true")
+
+    option = command(commands.serve)
+    option("model", "an exported .onnx or .tflite file, or a MODEL, which is exported first if need be")
+    option("--host", "the address to listen on (default: 127.0.0.1, this computer only)", default="127.0.0.1")
+    option("--port", "the port to listen on (default: 8000)", type=_bounded(int, 0, 65535), default=8000)
+    option("--keys", "a file with a line per key: a name, and the key's SHA-256", type=Path, metavar="FILE")
+    rate = _bounded(float, 0.001, 1e6, "a number from {} to {:.0f}")
+    option("--rate", "pictures per second that each key may send (default: any)", type=rate, metavar="N")
+    option("--log", "append a line of JSON for each answer to this file", type=Path, metavar="FILE")
+    option("--page", "a folder with a static page to show at /", type=Path, metavar="FOLDER")
 
     option = command(commands.data)
     option("name", f"{names}, to check it (default: cifar10)", nargs="?", default="cifar10")

@@ -214,6 +214,29 @@ def any_model(name: str):
     return (load_exported if name.endswith(SUFFIXES) else load_model)(name)
 
 
+def serve(options: argparse.Namespace) -> int:
+    """Answer pictures by HTTP, with an exported model and without TensorFlow."""
+    from imgclassify.serving.exported import load_exported
+    from imgclassify.serving.lookup import exported_file
+
+    try:
+        from imgclassify.serving import service
+    except ImportError as error:
+        raise ValueError(f"The service needs the package {error.name}: pip install 'imgclassify[serve]'") from error
+    if options.keys is None and not service.is_loopback(options.host):
+        raise argparse.ArgumentTypeError(
+            f"Without --keys, only this computer is served. Received: --host {options.host}"
+        )
+    keys = service.Keys(options.keys) if options.keys else None
+    model = load_exported(exported_file(options.model, say=complain), threads=1)
+    limits = service.Limits(rate=options.rate)
+    paths = {"answers": options.log, "page": options.page}
+    app = service.create_app(model, keys=keys, limits=limits, **paths)
+    complain(f"{model.name} is served at http://{options.host}:{options.port}, until Ctrl+C.")
+    service.serve(app, host=options.host, port=options.port, limits=limits)
+    return 0
+
+
 def _model_and_data(options: argparse.Namespace) -> tuple[Any, Any]:
     """The model that is to be measured, and its data."""
     from imgclassify import Classifier, load_model

@@ -21,7 +21,7 @@ MAX_PIXELS = 80_000_000  # below the 89 million at which Pillow warns of a decom
 MAX_BYTES = 200_000_000
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 _ACCEPTED = "JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF are accepted, and HEIC where pillow-heif is installed"
-_TOO_MANY = f"{{}} has too many pixels: at most {MAX_PIXELS / 1e6:.0f} million are accepted."
+_TOO_MANY = "{} has too many pixels: at most {:g} million are accepted."
 _DRAFT_SIDE = 512  # JPEGs are decoded at the smallest scale that keeps both sides at least this long
 _HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 _LARGE = 25_000_000  # pixels; larger pictures are decoded one at a time, however many threads there are
@@ -32,7 +32,9 @@ class ImageError(ValueError):
     """A picture that cannot be used; the message says which one, why, and what would be accepted."""
 
 
-def decode_image(picture: Picture, *, name: str | None = None, size: int = _DRAFT_SIDE) -> Image.Image:
+def decode_image(
+    picture: Picture, *, name: str | None = None, size: int = _DRAFT_SIDE, most_pixels: int | None = None
+) -> Image.Image:
     """Decode a picture from any source, upright and with eight bits per channel.
 
     EXIF rotation is applied, transparency is put on white, palettes and CMYK become RGB, and 16 bits are scaled
@@ -45,6 +47,7 @@ def decode_image(picture: Picture, *, name: str | None = None, size: int = _DRAF
         name: Name of the picture in messages, if it is not a path.
         size: Side in pixels that the picture is to be resized to. It matters only above 512: both sides of a reduced
             JPEG keep at least 512 pixels, or `size` if that is more.
+        most_pixels: A lower limit than 80 million, for a file or its bytes.
 
     Returns:
         A Pillow image of mode "RGB". For a file, `info["full_size"]` holds its stored width and height.
@@ -64,7 +67,7 @@ def decode_image(picture: Picture, *, name: str | None = None, size: int = _DRAF
             _check_size(*picture.size, name or "The image")
             return _finish(picture.copy())
     if isinstance(picture, (str, os.PathLike)):
-        return _decode_file(Path(picture).expanduser(), name or os.fspath(picture), size)
+        return _decode_file(Path(picture).expanduser(), name or os.fspath(picture), size, most=most_pixels)
     if hasattr(picture, "read"):
         name = name or getattr(picture, "name", None)
         picture = picture.read(MAX_BYTES + 1)
@@ -74,7 +77,7 @@ def decode_image(picture: Picture, *, name: str | None = None, size: int = _DRAF
         accepted = "A picture is a path, bytes, a binary file, a Pillow image or an array."
         raise ImageError(f"{accepted} Received: {type(picture).__name__}")
     content = bytes(picture)
-    return _decode(io.BytesIO(content), len(content), str(name or "The picture"), size)
+    return _decode(io.BytesIO(content), len(content), str(name or "The picture"), size, most=most_pixels)
 
 
 def prepare_image(image: Image.Image, *, size: int = 32, crop: float = 1.0) -> np.ndarray:
@@ -146,12 +149,12 @@ class Resized:
         return np.stack(found) if found else np.empty((0, *self.shape[1:]), np.uint8)
 
 
-def _decode_file(path: Path, name: str, size: int) -> Image.Image:
+def _decode_file(path: Path, name: str, size: int, *, most: int | None) -> Image.Image:
     try:
         if path.is_dir():
             raise ImageError(f"{name} is a folder, expected a picture file.")
         with path.open("rb") as file:
-            return _decode(file, path.stat().st_size, name, size)
+            return _decode(file, path.stat().st_size, name, size, most=most)
     except FileNotFoundError:
         if name.lower().startswith(("http://", "https://")):
             raise ImageError(f"{name} is a web address: save the picture as a file and give its path.") from None
@@ -162,7 +165,7 @@ def _decode_file(path: Path, name: str, size: int) -> Image.Image:
         raise ImageError(f"{name} cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _decode(file: BinaryIO, length: int, name: str, size: int) -> Image.Image:
+def _decode(file: BinaryIO, length: int, name: str, size: int, *, most: int | None) -> Image.Image:
     if length == 0:
         raise ImageError(f"{name} is empty: expected a picture file.")
     if length > MAX_BYTES:
@@ -173,7 +176,7 @@ def _decode(file: BinaryIO, length: int, name: str, size: int) -> Image.Image:
     with _named_errors(name), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # for odd metadata; our own limit stops bombs
         image: Image.Image = Image.open(file, formats=(*_FORMATS, *heic))
-        _check_size(*image.size, name)
+        _check_size(*image.size, name, most=most)
         full_size = image.size
         image.draft("RGB", (max(size, _DRAFT_SIDE),) * 2)
         with _large if image.width * image.height > _LARGE else contextlib.nullcontext():
@@ -203,14 +206,14 @@ def _named_errors(name: str) -> Iterator[None]:
     except UnidentifiedImageError:
         raise ImageError(f"{name} is not a picture of a known format: {_ACCEPTED}.") from None
     except Image.DecompressionBombError:
-        raise ImageError(_TOO_MANY.format(name)) from None
+        raise ImageError(_TOO_MANY.format(name, MAX_PIXELS / 1e6)) from None
     except Exception as error:  # decoders raise many kinds of errors for a damaged file
         raise ImageError(f"{name} is damaged or cut off ({error}): {_ACCEPTED}.") from error
 
 
-def _check_size(width: int, height: int, name: str) -> None:
-    if width * height > MAX_PIXELS:
-        raise ImageError(_TOO_MANY.format(name))
+def _check_size(width: int, height: int, name: str, *, most: int | None = None) -> None:
+    if width * height > (most := min(most or MAX_PIXELS, MAX_PIXELS)):
+        raise ImageError(_TOO_MANY.format(name, most / 1e6))
     if 0 in (width, height):
         raise ImageError(f"{name} has no pixels: its size is {width} x {height}.")
 

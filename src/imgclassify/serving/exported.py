@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import msgspec
@@ -139,9 +140,16 @@ def load_exported(path: str | os.PathLike, *, threads: int = 0) -> ExportedModel
         raise ModelFileError(f"{path} is damaged, or was not written by `imgclassify export`. ({why})") from error
 
 
-def _read_onnx(path: Path, threads: int) -> tuple[Mapping[str, str], Run]:
+def onnx_runtime() -> ModuleType:
+    """ONNX Runtime, which reports its use to its maker (seen in 1.32) unless this variable is set before its import."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
+    return onnxruntime
+
+
+def _read_onnx(path: Path, threads: int) -> tuple[Mapping[str, str], Run]:
+    onnxruntime = onnx_runtime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
     session = onnxruntime.InferenceSession(path, options, providers=onnxruntime.get_available_providers())

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from imgclassify import backend
-from imgclassify.serving.exported import PICTURES, PROBABILITIES
+from imgclassify.serving.exported import PICTURES, PROBABILITIES, onnx_runtime
 
 _QUANTISED = ["Conv", "Relu", "Clip", "Add", "MaxPool", "AveragePool"]  # operations; the others stay as they are
 _FLOAT_SHARES = (0, 1 / 16, 1 / 3, 2 / 3)  # of the convolutions, the first ones, that may have to stay as they are
@@ -94,7 +94,8 @@ def _is_even(values: np.ndarray) -> bool:
 def run(model, outputs: list[str], pictures: np.ndarray) -> list[np.ndarray]:
     """What an ONNX network gives for pictures, also between its layers; of maps (N, C, H, W), the means (N, C)."""
     import onnx
-    import onnxruntime
+
+    onnxruntime = onnx_runtime()
 
     shown, parts = onnx.ModelProto(), []
     shown.CopyFrom(model)
@@ -115,6 +116,7 @@ def _preprocessed(model, folder: Path):
 
     onnx.save(model, folder / "given.onnx")
     with backend.quiet():
+        onnx_runtime()
         from onnxruntime.quantization.shape_inference import quant_pre_process
 
         quant_pre_process(folder / "given.onnx", folder / "whole.onnx", skip_symbolic_shape=True)
