@@ -145,4 +145,7 @@ def test_the_command_writes_a_page(saved, tiny, tmp_path, capsys, monkeypatch):
 
 def test_a_model_without_a_file_is_exported_anew(saved, tiny, tmp_path):
     unsaved = replace(saved.recorded(sha256=None), file=None)
-    assert exported_model(unsaved, data=tiny).about.model_sha256 is None
+    first = exported_model(unsaved, data=tiny)
+    assert first.about.model_sha256 is None
+    before = first.file.stat().st_mtime_ns
+    assert exported_model(unsaved, data=tiny).file.stat().st_mtime_ns > before

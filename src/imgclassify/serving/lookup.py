@@ -33,7 +33,7 @@ def exported_file(name: str, *, say: Callable[[str], object]) -> Path:
         file = find_model(name)
         model = Classifier(None, read_manifest(file), file)
     path = export_path(model, "onnx")
-    if _is_of(path, model):
+    if is_export_of(path, model):
         return path
     say(f"{name} is exported to {path} first, which takes a minute.")
     command = [sys.executable, "-m", "imgclassify.cli", "export", name, "-o", str(path), "--replace"]
@@ -44,12 +44,12 @@ def exported_file(name: str, *, say: Callable[[str], object]) -> Path:
     return path
 
 
-def _is_of(path: Path, model: Classifier) -> bool:
-    """Whether an exported file was made from this model."""
+def is_export_of(path: Path, model: Classifier) -> bool:
+    """Whether an exported file was made from this model; never, if the model has no file, unless it is ImageNet's."""
     try:
         about = load_exported(path).about
     except ModelFileError:
         return False
-    if model.manifest.sha256 is None:
-        return about.model == model.name and about.model_sha256 is None
-    return about.model_sha256 == model.manifest.sha256
+    if model.manifest.run == IMAGENET:
+        return about.model == IMAGENET
+    return model.manifest.sha256 is not None and about.model_sha256 == model.manifest.sha256

@@ -12,6 +12,7 @@ from imgclassify.progress import Progress
 from imgclassify.runs.manifest import ModelFileError, strict_json
 from imgclassify.serving.export import export_model, export_path
 from imgclassify.serving.exported import ExportedModel, load_exported
+from imgclassify.serving.lookup import is_export_of
 from imgclassify.settings import PACKAGE
 
 _WEB, _RUNTIME = PACKAGE / "serving" / "web", "ort-wasm-simd-threaded.wasm.gz"
@@ -69,13 +70,8 @@ def exported_model(model, *, data: Dataset | None = None, small: bool = False) -
     """
     classifier = Classifier.of(model)
     for to in ("onnx-int8", "onnx") if small else ("onnx",):
-        path = export_path(classifier, to)
-        if path.is_file() and classifier.manifest.sha256 is not None:
-            try:
-                if (found := load_exported(path)).about.model_sha256 == classifier.manifest.sha256:
-                    return found
-            except ModelFileError:
-                pass  # damaged: it is written again
+        if is_export_of(path := export_path(classifier, to), classifier):
+            return load_exported(path)
         try:
             return load_exported(export_model(classifier, to, data=data, replace=True).path)
         except ModelFileError as error:
