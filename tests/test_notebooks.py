@@ -75,6 +75,7 @@ def test_the_numbered_notebooks_are_there():
         "05_explainability",
         "06_your_own_classes",
         "07_camera",
+        "08_deployment",
     ]
 
 

@@ -286,12 +286,13 @@ def test_an_unknown_format_is_refused(saved, tiny):
         export_model(saved, "tfjs", data=tiny)
 
 
-def test_files_go_beside_models_of_the_artifacts_folder_and_never_beside_others(saved, tmp_path, monkeypatch):
-    monkeypatch.setenv("IMGCLASSIFY_ARTIFACTS_DIR", str(tmp_path))
-    assert export_path(saved, "onnx") == tmp_path / "colours.onnx"
+def test_files_go_beside_the_model_but_never_into_the_package(saved, tmp_path, monkeypatch):
+    monkeypatch.setenv("IMGCLASSIFY_ARTIFACTS_DIR", str(tmp_path / "artifacts"))
     mine = saved.save(tmp_path / "runs" / "20260101-000000-mine" / "model.keras")
     assert export_path(mine, "onnx-int8") == mine.file.parent / "model.int8.onnx"
-    assert export_path(Classifier.of(build_model()), "litert").parent == tmp_path
+    shipped = replace(saved, file=export.PACKAGE / "shipped" / "cifar10_best.keras")
+    assert export_path(shipped, "onnx") == tmp_path / "artifacts" / "cifar10_best.onnx"
+    assert export_path(Classifier.of(build_model()), "litert").parent == tmp_path / "artifacts"
 
 
 def test_no_path_of_the_user_is_in_the_file(saved, tiny, tmp_path):

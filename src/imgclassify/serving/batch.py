@@ -50,7 +50,7 @@ class Batch:
     seconds: float
 
     def __str__(self) -> str:
-        text = f"{self.output}: {self.pictures:,} pictures in {format_seconds(self.seconds)}"
+        text = f"{self.output.name}: {self.pictures:,} pictures in {format_seconds(self.seconds)}"
         text += f", {self.resumed:,} of them done before" if self.resumed else ""
         return text + (f"; {self.refused:,} could not be used, see the column problem." if self.refused else ".")
 

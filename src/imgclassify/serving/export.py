@@ -31,7 +31,7 @@ from imgclassify.serving.exported import (
     add_properties,
     load_exported,
 )
-from imgclassify.settings import artifacts_dir
+from imgclassify.settings import PACKAGE, artifacts_dir
 
 Format = Literal["onnx", "onnx-int8", "litert"]
 FORMATS = get_args(Format)
@@ -54,7 +54,7 @@ class Export:
     def __str__(self) -> str:
         record = self.record
         changed = f"{record.changed} of {record.pictures} answers are" if record.changed else "no answer is"
-        text = f"{self.path}: {record.megabytes:.1f} MB, {record.milliseconds:.1f} ms per picture. "
+        text = f"{self.path.name}: {record.megabytes:.1f} MB, {record.milliseconds:.1f} ms per picture. "
         text += f"Compared with the model on {record.pictures} pictures: {changed} another class, "
         return text + f"and probabilities differ by at most {record.difference:.2g}."
 
@@ -62,9 +62,9 @@ class Export:
 
 
 def export_path(model: Classifier, to: Format) -> Path:
-    """Where a model is exported to by default: beside its file if that is in the artifacts folder, else in there."""
+    """Where a model is exported to by default: beside its file, or in the artifacts folder if it is in the package."""
     folder, stem = artifacts_dir(), Path(model.name).stem
-    if model.file is not None and folder.resolve() in model.file.resolve().parents:
+    if model.file is not None and PACKAGE not in model.file.resolve().parents:
         folder, stem = model.file.parent, model.file.stem
     return folder / f"{stem}{_SUFFIXES[to]}"
 
