@@ -161,8 +161,8 @@ def find_drift(reference: Answers, answers: Answers, days: np.ndarray) -> list[W
 
     A change is a drift if it is significant, by Holm's correction for all that is looked at in all windows, and at
     least as large as in `LEAST`. One person's pictures are alike and count for fewer: how alike neighbours in the
-    log are is measured (see `_clump`). Where a few persons send most pictures, that is not enough, and one unusual
-    person may be called a drift. Look at how many windows drift, not at one.
+    log are is measured (see `_clump`), up to bursts of a hundred. docs/watching.md has the measured rate of false
+    alarms. One unusual person who sends very many pictures may still be called a drift.
     """
     order = np.argsort(days, kind="stable")
     _, starts, counts = np.unique(days[order], return_index=True, return_counts=True)
