@@ -1,8 +1,8 @@
 """The service's speed, memory and endurance, for `make bench-serve`; writes the tables of docs/deployment.md.
 
 `python serving.py [--litserve PYTHON]`, twelve minutes on two cores, which the load generator shares. PYTHON is that of
-an environment with litserve; without it, LitServe is left out. The servers take turns, so that whatever slows the machine
-down slows all.
+an environment with litserve; without it, LitServe is left out. The servers take turns, so that whatever slows the
+machine down slows all.
 """
 
 import argparse
