@@ -4,6 +4,7 @@ import datetime as dt
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -40,7 +41,7 @@ class Window:
 class Drift:
     """What a log says, window by window, beside the validation pictures."""
 
-    model: str
+    model: str  # its name, without a path
     reference: Answers
     windows: tuple[Window, ...]
     skipped: dict[str, int]  # number of lines by the reason
@@ -212,4 +213,4 @@ def watch_log(log: str | os.PathLike, model: str | os.PathLike = "best") -> Drif
     path = find_model(model)
     reference = validation_answers(path)
     answers, days, skipped = read_log(log, path.stem, reference.class_names)
-    return Drift(name_of(path), reference, tuple(find_drift(reference, answers, days)), skipped)
+    return Drift(Path(name_of(path)).name, reference, tuple(find_drift(reference, answers, days)), skipped)
