@@ -113,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     option("-o", "the file to write (default: beside the model)", dest="output", metavar="OUT")
     option("--data", f"{names}, to compare on (default: what the model was trained on)", metavar="NAME")
     option("--replace", "replace an existing file", action="store_true")
+    option("--no-record", "do not add the result to the model's manifest", dest="record", action="store_false")
 
     option = command(commands.page)
     option("model", f"{model}, or an exported .onnx file", nargs="?", default="best")

@@ -188,7 +188,7 @@ def export(options: argparse.Namespace) -> int:
 
     model = load_model(options.model)
     data = _load_data(options.data, size=model.input_size) if options.data else None
-    written = export_model(model, options.to, options.output, data=data, replace=options.replace)
+    written = export_model(model, options.to, options.output, data=data, replace=options.replace, record=options.record)
     values = {"written": str(written.path), "format": written.to, **asdict(written.record)}
     show(options, values, f"{written} Written: {written.path}")
     return 0

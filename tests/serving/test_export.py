@@ -380,7 +380,10 @@ def test_the_command_exports_and_predicts(tiny, tmp_path, monkeypatch, capsys):
     assert found["label"] == load_model("mine").predict(photo).label
     assert main(["export", "mine"]) == 1
     assert "exists already" in capsys.readouterr().err
-    assert main(["export", "mine", "--replace", "--data", str(folder)]) == 0
+    before = read_manifest(load_model("mine").file)
+    assert set(before.exports) == {"onnx"}
+    assert main(["export", "mine", "--replace", "--no-record", "--data", str(folder)]) == 0
+    assert read_manifest(load_model("mine").file) == before
     assert "Compared with the model on 60 pictures" in capsys.readouterr().out
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from imgclassify import load_model
 from imgclassify.cli import main
-from imgclassify.runs.manifest import ModelFileError
+from imgclassify.runs.manifest import ModelFileError, read_manifest
 from imgclassify.serving import page
 from imgclassify.serving.export import export_model, export_path
 from imgclassify.serving.exported import load_exported
@@ -46,6 +46,7 @@ def test_a_page_says_what_the_model_is(saved, tiny, tmp_path):
         "model": (folder / "model.onnx.gz").stat().st_size,
         "runtime": (folder / page._RUNTIME).stat().st_size,
     }
+    assert read_manifest(saved.file).exports == {}  # nobody has asked for an export
     small = export_path(saved, "onnx-int8")
     assert gzip.decompress((folder / "model.onnx.gz").read_bytes()) == small.read_bytes()
 

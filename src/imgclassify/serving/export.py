@@ -76,6 +76,7 @@ def export_model(
     *,
     data: Dataset | None = None,
     replace: bool = False,
+    record: bool = True,
     progress: Progress | None = None,
 ) -> Export:
     """Export a model to one file that answers as it does, with calibration, views and detector.
@@ -93,10 +94,11 @@ def export_model(
         path: The file to write; see `export_path` for the default.
         data: Pictures to compare on; default: those that the model was trained on.
         replace: Whether an existing file may be overwritten.
+        record: Whether the result is added to the model's manifest, if the model has a file.
         progress: Where to show the progress.
 
     Returns:
-        An `Export`. Its record is also in the model's manifest, if the model has a file.
+        An `Export`: the file's path, and how it compares with the model.
 
     Raises:
         ModelFileError: The answers differ by more, the file exists and `replace` is False, a package is missing, or the
@@ -123,10 +125,10 @@ def export_model(
                 else:
                     _write_onnx(classifier, about, part, quantised_on=training if to == "onnx-int8" else None)
             progress.update("comparing")
-            record = _compare(classifier, part, others, to)
-    if classifier.file is not None:
-        record_export(classifier.file, to, record, sha256=classifier.manifest.sha256)
-    return Export(target, to, record)
+            found = _compare(classifier, part, others, to)
+    if record and classifier.file is not None:
+        record_export(classifier.file, to, found, sha256=classifier.manifest.sha256)
+    return Export(target, to, found)
 
 
 def _pictures(classifier: Classifier, data: Dataset | None) -> tuple[np.ndarray, np.ndarray]:

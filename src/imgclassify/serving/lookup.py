@@ -36,7 +36,7 @@ def exported_file(name: str, *, say: Callable[[str], object]) -> Path:
     if is_export_of(path, model):
         return path
     say(f"{name} is exported to {path} first, which takes a minute.")
-    command = [sys.executable, "-m", "imgclassify.cli", "export", name, "-o", str(path), "--replace"]
+    command = [sys.executable, "-m", "imgclassify.cli", "export", name, "-o", str(path), "--replace", "--no-record"]
     ended = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     if ended.returncode:
         why = (ended.stderr.strip().splitlines() or ["its process was ended"])[-1]

@@ -73,7 +73,7 @@ def exported_model(model, *, data: Dataset | None = None, small: bool = False) -
         if is_export_of(path := export_path(classifier, to), classifier):
             return load_exported(path)
         try:
-            return load_exported(export_model(classifier, to, data=data, replace=True).path)
+            return load_exported(export_model(classifier, to, data=data, replace=True, record=False).path)
         except ModelFileError as error:
             if to == "onnx":
                 raise
