@@ -41,7 +41,7 @@ def _predict_many(options: argparse.Namespace, files: list[str], refused: list[d
     written = predict_files(model, files, options.output, engine=options.engine, workers=options.workers)
     values = {"model": model.name, **asdict(written), "output": str(written.output)}
     show(options, values, f"By {model.name}: {written}")
-    return 0
+    return 1 if written.refused else 0
 
 
 def explain(options: argparse.Namespace) -> int:

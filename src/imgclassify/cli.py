@@ -111,14 +111,14 @@ def _parser() -> argparse.ArgumentParser:
     option("model", model, nargs="?", default="best")
     option("--to", "onnx (default), onnx-int8, or litert for phones", default="onnx", choices=_FORMATS)
     option("-o", "the file to write (default: beside the model)", dest="output", metavar="OUT")
-    option("--data", f"{names}, to compare on (default: what the model was trained on)", metavar="NAME")
+    option("--data", f"pictures to compare, and round, it on: {names} (default: its training data)", metavar="NAME")
     option("--replace", "replace an existing file", action="store_true")
     option("--no-record", "do not add the result to the model's manifest", dest="record", action="store_false")
 
     option = command(commands.page)
     option("model", f"{model}, or an exported .onnx file", nargs="?", default="best")
     option("-o", "the folder to write", dest="output", required=True, metavar="FOLDER")
-    option("--data", f"{names}, to compare on (default: what the model was trained on)", metavar="NAME")
+    option("--data", f"pictures to compare, and round, it on: {names} (default: its training data)", metavar="NAME")
     option("--replace", "replace a page that is there", action="store_true")
 
     option = command(commands.serve)

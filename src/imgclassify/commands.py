@@ -1,6 +1,7 @@
 """The commands behind the command line: they call the package and print. Each imports what it needs when it runs."""
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -233,8 +234,11 @@ def serve(options: argparse.Namespace) -> int:
     limits = service.Limits(rate=options.rate)
     paths = {"answers": options.log, "page": options.page}
     app = service.create_app(model, keys=keys, limits=limits, **paths)
+    if options.log:
+        options.log.open("a").close()  # what cannot be written is said now
     complain(f"{model.name} is served at http://{options.host}:{options.port}, until Ctrl+C.")
-    service.serve(app, host=options.host, port=options.port, limits=limits)
+    with contextlib.suppress(KeyboardInterrupt):
+        service.serve(app, host=options.host, port=options.port, limits=limits)
     return 0
 
 

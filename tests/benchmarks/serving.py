@@ -33,7 +33,7 @@ from imgclassify.runs import provenance
 from imgclassify.serving.export import export_model
 
 sys.path.insert(0, str(PROJECT / "tests" / "serving"))
-from servers import Process, free_port, post, status
+from processes import Process, free_port, post, status
 
 ROUNDS, STARTS, SECONDS = 3, 5, 6
 KILLS, FLOOD = 10, 10_000
@@ -171,7 +171,7 @@ def kills(model: Path, picture: bytes) -> dict:
 
 def table(result: dict) -> str:
     lines = [
-        "| model | ready after | memory then | at most | one client, median | 16 clients | p99 at 80 % of the aim |"
+        "| model | ready after | memory then | at most | one client, median | 16 clients | p99 at 80 % of the target |"
     ]
     lines.append("|---|---|---|---|---|---|---|")
     for name, entry in result["measured"].items():
@@ -179,9 +179,13 @@ def table(result: dict) -> str:
         load, aim = entry["loads"], TARGETS[name]
         one, many, late = load["one"]["p50"], load["sixteen"]["per_second"], load["open"]["p99"]
         row = [f"`{name}`, {entry['pixels']}", f"{ready:.2f} s", f"{memory:.0f} MB", f"{entry['peak']:.0f} MB"]
-        row += [f"{one:.1f} ms", f"{many:.0f} per second (aim: {aim})", f"{late:.0f} ms at {0.8 * aim:.0f} per second"]
+        row += [
+            f"{one:.1f} ms",
+            f"{many:.0f} per second (target: {aim})",
+            f"{late:.0f} ms at {0.8 * aim:.0f} per second",
+        ]
         lines.append(f"| {' | '.join(row)} |")
-    lines += ["", "| model | server | one client, median | 16 clients | in times of ours |", "|---|---|---|---|---|"]
+    lines += ["", "| model | server | one client, median | 16 clients | relative to ours |", "|---|---|---|---|---|"]
     for name, entry in result["measured"].items():
         own = statistics.median(entry["against"]["ours"]["per_second"])
         for server, taken in entry["against"].items():
@@ -189,7 +193,7 @@ def table(result: dict) -> str:
             lines.append(f"| `{name}` | {server} | {one:.1f} ms | {many:.0f} per second | {many / own:.2f} |")
     machine, busy = result["machine"], result["busy"]
     note = f"On {machine['cores']} cores of an {machine['processor']}, shared with the load generator, "
-    note += f"{result['created'][:10]}; other programs kept {busy:.1f} cores busy when it began. "
+    note += f"{result['created'][:10]}; load average {busy:.1f} when it began. "
     return "\n".join(lines) + f"\n\n{note}onnxruntime {version('onnxruntime')}, fastapi {version('fastapi')}.\n"
 
 

@@ -17,8 +17,7 @@ from PIL import Image
 
 from imgclassify import load_model
 from imgclassify.evaluation.unknown import detector_from
-from imgclassify.serving.export import export_path
-from imgclassify.serving.exported import load_exported
+from imgclassify.serving.lookup import kept_export
 from imgclassify.serving.page import write_page
 
 pytestmark = pytest.mark.browser
@@ -71,9 +70,10 @@ def written(tiny, tiny_run, tmp_path_factory):
     detector = detector_from(tiny_run.model.network, "baseline", tiny.x_train[:20], tiny.x_train[20:])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IMGCLASSIFY_ARTIFACTS_DIR", str(artifacts))
+        patch.setenv("IMGCLASSIFY_CACHE_DIR", str(artifacts))
         saved = load_model(replace(tiny_run.model, detector=detector).save(artifacts / "colours.keras").file)
         folder = write_page(saved, artifacts / "page", data=tiny).parent
-        return folder, load_exported(export_path(saved, "onnx-int8"))
+        return folder, kept_export(saved, "onnx-int8")
 
 
 @pytest.fixture(scope="module")
@@ -326,12 +326,12 @@ def test_a_page_that_was_opened_as_a_file_says_what_it_needs(chromium, written):
 @pytest.mark.browser_full
 @pytest.mark.real_data
 def test_500_real_pictures_get_the_same_answer(chromium, cifar10, tmp_path, monkeypatch):
+    monkeypatch.delenv("IMGCLASSIFY_ARTIFACTS_DIR")
     best = load_model("best")
-    monkeypatch.setenv("IMGCLASSIFY_ARTIFACTS_DIR", str(tmp_path))
     best = best.save(tmp_path / "best.keras")
     folder = write_page(best, tmp_path / "page", data=cifar10).parent
     assert sum(path.stat().st_size for path in folder.iterdir()) < 8_000_000
-    model = load_exported(export_path(best, "onnx-int8"))
+    model = kept_export(best, "onnx-int8")
     files = {f"{row}.png": file_of(Image.fromarray(np.asarray(cifar10.x_test[row]))) for row in range(500)}
     with serving(folder) as address:
         page = chromium.new_page()

@@ -242,8 +242,12 @@ def test_logs_of_no_use_are_one_sentence(tmp_path):
     log.write_text("\n".join([line(model="a.onnx"), line(model="b.onnx")]))
     with pytest.raises(ValueError, match=r"has no answers by tiny, but by a\.onnx, b\.onnx"):
         read_log(log, "tiny", NAMES)
-    log.write_text(line(model="renamed.onnx"))
-    assert len(read_log(log, "tiny", NAMES)[0]) == 1
+    log.write_text(line(model="other.onnx"))
+    with pytest.raises(ValueError, match=r"has no answers by tiny, but by other\.onnx: use --model"):
+        read_log(log, "tiny", NAMES)
+    log.write_text(line(confidence=1.0000001) + "\n" + line(time="0001-01-01T00:00:00+14:00"))
+    answers, _, skipped = read_log(log, "tiny.keras", NAMES)
+    assert (len(answers), skipped) == (1, {"damaged or cut off": 1})
 
 
 def test_the_command_says_what_drifts(kept, tmp_path, monkeypatch, capsys):
@@ -259,7 +263,7 @@ def test_the_command_says_what_drifts(kept, tmp_path, monkeypatch, capsys):
     log.write_text("\n".join([*written(300), *written(300, time="2026-12-24T00:00:00Z", known=False), "cut o"]))
     assert main(["watch", str(log), "--model", str(kept), "-o", str(figure)]) == 0
     shown = capsys.readouterr().out
-    assert f"600 answers by {kept}, compared with those on 12 pictures." in shown
+    assert f"600 answers by {kept.name}, compared with those on 12 pictures." in shown
     assert "Skipped: 1 damaged or cut off." in shown
     assert "refusals: DRIFT in 1 of 2 windows, most on 2026-12-24: 100% instead of 0% (change 1.00" in shown
     assert "class shares: no drift" in shown

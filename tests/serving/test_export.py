@@ -2,6 +2,7 @@ import json
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -65,6 +66,17 @@ def test_an_exported_file_answers_any_number_of_pictures(exported, tiny):
     probabilities, familiarity = exported.model.answers(tiny.x_test[:0])
     assert probabilities.shape == (0, 3)
     assert familiarity.shape == (0,)
+
+
+def test_several_threads_may_ask_at_once(exported, tiny):
+    wanted = exported.model.answers(tiny.x_test)[0]
+
+    def ask(number: int) -> bool:
+        some = slice(number % 20, number % 20 + 1 + number % 3)
+        return np.allclose(exported.model.answers(tiny.x_test[some])[0], wanted[some], atol=1e-5)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(ask, range(200)))
 
 
 def test_a_file_says_what_it_is(exported):
@@ -304,7 +316,7 @@ def test_no_path_of_the_user_is_in_the_file(saved, tiny, tmp_path):
 
 def test_data_that_is_not_at_hand_is_said_with_what_would_do(saved):
     record = replace(saved.manifest.dataset, name="imagenet", folder="")
-    with pytest.raises(DatasetError, match=r"Any pictures will do to compare the file on: data= \(--data\)\."):
+    with pytest.raises(DatasetError, match=r"Other pictures like those that it will see will do: data= \(--data\)\."):
         export_model(saved.recorded(dataset=record))
 
 

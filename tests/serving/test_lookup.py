@@ -7,8 +7,10 @@ import pytest
 from onnx import helper
 from onnx_files import ABOUT, write_colours
 
+from imgclassify.data.download import file_sha256
 from imgclassify.runs.manifest import ModelFileError
 from imgclassify.serving.lookup import exported_file
+from imgclassify.settings import cache_dir
 
 
 @pytest.fixture
@@ -54,14 +56,17 @@ def test_the_export_of_this_model_is_used_without_a_word(saved, exports):
 @pytest.mark.parametrize("there", ["nothing", "an export of another model", "a damaged file"])
 def test_otherwise_the_model_is_exported_first_in_a_process_of_its_own(saved, exports, there):
     path, said = saved.file.with_name("colours.onnx"), []
+    kept = cache_dir() / "exported" / file_sha256(saved.file)[:16] / "colours.onnx"
     if there == "an export of another model":
         write_export(path, "0" * 64)
     elif there == "a damaged file":
         path.write_bytes(b"damaged")
-    assert exported_file("colours.keras", say=said.append) == path
-    command = [sys.executable, "-m", "imgclassify.cli", "export", "colours.keras", "-o", str(path), "--replace"]
-    assert exports == [command]
-    assert said == [f"colours.keras is exported to {path} first, which takes a minute."]
+    before = path.read_bytes() if path.exists() else None
+    assert exported_file("colours.keras", say=said.append) == kept
+    command = [sys.executable, "-m", "imgclassify.cli", "export", "colours.keras", "-o", str(kept), "--replace"]
+    assert exports == [[*command, "--no-record"]]
+    assert said == [f"colours.keras is exported to {kept} first, which takes a minute."]
+    assert (path.read_bytes() if path.exists() else None) == before
 
 
 def test_an_export_that_fails_is_said_in_its_own_words(saved, exports):

@@ -2,7 +2,6 @@ import gzip
 import hashlib
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +9,11 @@ import pytest
 from imgclassify import load_model
 from imgclassify.cli import main
 from imgclassify.runs.manifest import ModelFileError, read_manifest
-from imgclassify.serving import page
-from imgclassify.serving.export import export_model, export_path
+from imgclassify.serving import lookup, page
+from imgclassify.serving.export import export_model
 from imgclassify.serving.exported import load_exported
-from imgclassify.serving.page import exported_model, write_page
+from imgclassify.serving.lookup import kept_export
+from imgclassify.serving.page import write_page
 
 WEB = Path(page.__file__).with_name("web")
 
@@ -31,7 +31,7 @@ def test_a_page_has_all_that_it_needs_and_refers_to_nothing_else(saved, tiny, tm
     texts = [path.read_text(encoding="utf-8") for path in folder.iterdir() if path.suffix in (".html", ".js", ".css")]
     assert len(texts) == 5
     named = {name for text in texts for name in re.findall(r'(?:src|href|from|get|load)[=( ]+"\.?/?([\w.-]+)"', text)}
-    named |= {"model.onnx.gz", page._RUNTIME, "index.html"}
+    named |= {"model.onnx.gz", page._RUNTIME, "index.html"}  # those have a suffix, or are the beginning
     assert named >= {"page.js", "page.css", "classifier.js", "prepare.js", "ort.wasm.bundle.min.mjs", "about.json"}
     assert named == {path.name for path in folder.iterdir()}
     assert not any(re.search(r"(?:src|href)=\"(?!data:)[a-z]+:", text) for text in texts)
@@ -46,8 +46,7 @@ def test_a_page_says_what_the_model_is(saved, tiny, tmp_path):
         "model": (folder / "model.onnx.gz").stat().st_size,
         "runtime": (folder / page._RUNTIME).stat().st_size,
     }
-    assert read_manifest(saved.file).exports == {}  # nobody has asked for an export
-    small = export_path(saved, "onnx-int8")
+    small = kept_export(saved, "onnx-int8").file
     assert gzip.decompress((folder / "model.onnx.gz").read_bytes()) == small.read_bytes()
 
 
@@ -57,22 +56,29 @@ def test_the_same_model_gives_the_same_page(saved, tiny, tmp_path):
     assert first == second
 
 
-def test_an_export_of_this_model_is_used_again_and_one_of_another_is_not(saved, tiny):
-    first = exported_model(saved, data=tiny)
+def test_an_export_in_the_cache_is_used_again_and_one_of_another_model_is_not(saved, tiny):
+    first = kept_export(saved, data=tiny)
     before = first.file.stat().st_mtime_ns
-    assert exported_model(saved).file.stat().st_mtime_ns == before  # without data: nothing is compared
-    other = saved.recorded(seed=7).save(saved.file, replace=True)
-    network = other.network
-    network.layers[-1].set_weights([each * 2 for each in network.layers[-1].get_weights()])
-    changed = other.save(saved.file, replace=True)
-    assert changed.manifest.sha256 != saved.manifest.sha256
-    assert exported_model(changed, data=tiny).about.model_sha256 == changed.manifest.sha256
+    assert kept_export(saved).file.stat().st_mtime_ns == before  # without data: nothing is compared
+    last = saved.network.weights[-2]
+    last.assign(2 * last)  # in memory only: the manifest knows nothing of it
+    changed = kept_export(saved, data=tiny)
+    assert changed.file != first.file
+    assert changed.predict(tiny.x_test[0]).confidence != first.predict(tiny.x_test[0]).confidence
 
 
 def test_a_damaged_export_is_written_again(saved, tiny):
-    path = exported_model(saved, data=tiny).file
+    path = kept_export(saved, data=tiny).file
     path.write_bytes(b"damaged")
-    assert exported_model(saved, data=tiny).class_names == saved.class_names
+    assert kept_export(saved, data=tiny).class_names == saved.class_names
+
+
+def test_an_export_that_nobody_has_asked_for_touches_nothing_beside_the_model(saved, tiny, tmp_path):
+    mine = saved.file.with_name("colours.int8.onnx")
+    mine.write_bytes(b"mine")
+    write_page(saved, tmp_path / "page", data=tiny)
+    assert mine.read_bytes() == b"mine"
+    assert read_manifest(saved.file).exports == {}
 
 
 def test_where_eight_bits_change_too_much_float32_is_used(saved, tiny, tmp_path, monkeypatch, capsys):
@@ -81,9 +87,9 @@ def test_where_eight_bits_change_too_much_float32_is_used(saved, tiny, tmp_path,
             raise ModelFileError("colours.keras is not exported to onnx-int8: it answers otherwise.")
         return export_model(model, to, *arguments, **options)
 
-    monkeypatch.setattr(page, "export_model", refuses)
+    monkeypatch.setattr(lookup, "export_model", refuses)
     folder = write_page(saved, tmp_path / "page", data=tiny).parent
-    assert gzip.decompress((folder / "model.onnx.gz").read_bytes()) == export_path(saved, "onnx").read_bytes()
+    assert gzip.decompress((folder / "model.onnx.gz").read_bytes()) == kept_export(saved).file.read_bytes()
     assert "it answers otherwise. It is used in float32." in capsys.readouterr().err
 
 
@@ -107,7 +113,7 @@ def test_nothing_that_is_there_is_lost(saved, tiny, tmp_path):
     write_page(saved, folder, data=tiny, replace=True)
     assert (folder / "notes.txt").read_text(encoding="utf-8") == "mine"
     (tmp_path / "file").write_text("a file", encoding="utf-8")
-    with pytest.raises(ModelFileError, match="exists and is not empty"):
+    with pytest.raises(ModelFileError, match="is a file, expected a folder"):
         write_page(saved, tmp_path / "file", data=tiny, replace=True)
 
 
@@ -140,13 +146,5 @@ def test_the_command_writes_a_page(saved, tiny, tmp_path, capsys, monkeypatch):
     values = json.loads(capsys.readouterr().out)
     assert values["written"] == str(tmp_path / "page" / "index.html")
     assert 3 < values["megabytes"] < 8
-    assert main(["page", str(export_path(saved, "onnx-int8")), "-o", str(tmp_path / "page")]) == 1
+    assert main(["page", str(kept_export(saved, "onnx-int8").file), "-o", str(tmp_path / "page")]) == 1
     assert "exists and is not empty" in capsys.readouterr().err
-
-
-def test_a_model_without_a_file_is_exported_anew(saved, tiny, tmp_path):
-    unsaved = replace(saved.recorded(sha256=None), file=None)
-    first = exported_model(unsaved, data=tiny)
-    assert first.about.model_sha256 is None
-    before = first.file.stat().st_mtime_ns
-    assert exported_model(unsaved, data=tiny).file.stat().st_mtime_ns > before

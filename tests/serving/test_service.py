@@ -355,7 +355,7 @@ def test_the_log_of_answers_has_a_line_per_picture_and_no_picture_file_name_or_k
     for line in lines:
         wanted = ["time", "request", "key", "model", "label", "confidence", "familiarity", "known", "milliseconds"]
         assert list(line) == wanted
-        assert (line["key"], line["model"], line["known"]) == ("ben", "colours.onnx", True)
+        assert (line["key"], line["model"], line["known"]) == ("ben", "colours.keras", True)
         assert line["request"] == answer.headers["x-request-id"]
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", line["time"])
         assert 0 < line["milliseconds"] < 10_000

@@ -20,6 +20,7 @@ from imgclassify.data.dataset import DatasetError
 from imgclassify.data.download import file_sha256
 from imgclassify.data.loading import load_dataset, size_for
 from imgclassify.models.familiarity import UNFAMILIAR
+from imgclassify.runs.manifest import read_manifest
 
 _MOST_BYTES = 20_000_000  # of a file of answers, and of a line of a log
 
@@ -63,7 +64,7 @@ class _Line(msgspec.Struct):
     time: dt.datetime
     model: str
     label: str
-    confidence: Annotated[float, msgspec.Meta(ge=0, le=1)]
+    confidence: Annotated[float, msgspec.Meta(ge=0, le=1 + 1e-6)]  # float32 may round up
     known: bool
     key: str | None = None
 
@@ -78,7 +79,7 @@ def read_log(
     Args:
         log: A file with a line of JSON for each answer: "time" (ISO 8601), "key", "model", "label",
             "confidence" and "known"; other names are ignored.
-        model: A model's name. It matters in a log of several models; before the first dot, it must be the same there.
+        model: A model's name; up to its ending, it must be the same in the log.
         class_names: The model's classes.
 
     Raises:
@@ -95,17 +96,16 @@ def read_log(
                     day = each.time.astimezone(dt.UTC) if each.time.tzinfo else each.time
                     row = (each.key or "", np.datetime64(day.date()), numbers[each.label], each.confidence, each.known)
                     found.setdefault(each.model, []).append(row)
-                except msgspec.DecodeError:
+                except (msgspec.DecodeError, OverflowError):  # a time that no zone has
                     skipped["damaged or cut off"] += bool(line.strip())
                 except KeyError:
                     skipped["with a class that the model does not know"] += 1
     except OSError as error:
         raise ValueError(f"{log} cannot be read: {error.strerror}.") from error
-    if len(found) > 1:
-        others = {name for name in found if name.partition(".")[0] != model.partition(".")[0]}
-        if others == found.keys():
-            raise ValueError(f"{log} has no answers by {model}, but by {', '.join(sorted(others))}.")
-        skipped["by other models"] += sum(len(found.pop(name)) for name in others)
+    others = {name for name in found if Path(name).stem != Path(model).stem}
+    if found and others == found.keys():
+        raise ValueError(f"{log} has no answers by {model}, but by {', '.join(sorted(others))}: use --model.")
+    skipped["by other models"] += sum(len(found.pop(name)) for name in others)
     rows = sorted((row for each in found.values() for row in each), key=itemgetter(0))
     if not rows:
         raise ValueError(f"{log} has no answers of a model that knows {', '.join(class_names[:5])}, ...")
@@ -128,9 +128,12 @@ def validation_answers(model: Path) -> Answers:
     """
     path, sha256 = answers_path(model), file_sha256(model)
     try:
-        return _read(path, sha256)
+        answers = _read(path, sha256)
+        if answers.class_names == read_manifest(model).class_names:
+            return answers
     except Exception:  # numpy, zipfile and json raise many kinds for a damaged file: then it is measured anew
-        answers = _measured(model)
+        pass
+    answers = _measured(model)
     about = json.dumps({"model": sha256, "class_names": answers.class_names})
     arrays: dict[str, Any] = {
         "labels": answers.labels.astype(np.uint16),

@@ -65,7 +65,9 @@ class Drift:
             found = [each for each in self.windows if name in each.drifts]
             sizes = [each.changes[name][0] for each in self.windows]
             if not found:
-                lines.append(f"{name}: no drift (largest change {max(sizes, default=0):.2f}).")
+                largest = max(sizes, default=0)
+                doubt = ", which may be chance" if largest >= least else ""
+                lines.append(f"{name}: no drift (largest change {largest:.2f}{doubt}).")
                 continue
             worst = max(found, key=lambda each: each.changes[name][0])
             size, p = worst.changes[name]
@@ -211,6 +213,6 @@ def watch_log(log: str | os.PathLike, model: str | os.PathLike = "best") -> Drif
         DatasetError: The validation pictures are needed and cannot be had.
     """
     path = find_model(model)
-    reference = validation_answers(path)
-    answers, days, skipped = read_log(log, path.stem, reference.class_names)
-    return Drift(Path(name_of(path)).name, reference, tuple(find_drift(reference, answers, days)), skipped)
+    reference, name = validation_answers(path), Path(name_of(path)).name
+    answers, days, skipped = read_log(log, name, reference.class_names)
+    return Drift(name, reference, tuple(find_drift(reference, answers, days)), skipped)

@@ -9,14 +9,12 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from glob import escape
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, get_args
-
-import numpy as np
 
 from imgclassify.atomic import replacing
 from imgclassify.classifier import Classifier
@@ -28,9 +26,8 @@ from imgclassify.progress import Progress, format_seconds
 from imgclassify.runs.locks import LockedError, locked
 from imgclassify.runs.manifest import ModelFileError
 from imgclassify.serving.engines import Chunk, Run, answer, finish, on_ray, on_this_machine, printable
-from imgclassify.serving.export import export_model
-from imgclassify.serving.exported import ExportedModel, load_exported
-from imgclassify.settings import cache_dir
+from imgclassify.serving.exported import ExportedModel
+from imgclassify.serving.lookup import digest_of, kept_export
 
 Engine = Literal["local", "ray"]
 ENGINES = get_args(Engine)
@@ -140,7 +137,8 @@ def find_pictures(folder: str) -> tuple[list[str], int]:
         OSError: The folder cannot be read.
     """
     if "://" not in folder:
-        inside = [str(path) for path in sorted(Path(folder).rglob("*")) if path.is_file()]
+        whole = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+        inside = [str(path) for path in whole if not any(part[0] == "." for part in path.relative_to(folder).parts)]
     else:
         _need("fsspec")
         from fsspec.core import url_to_fs
@@ -166,29 +164,18 @@ def _exported(model, progress: Progress) -> BaseClassifier:
     if isinstance(model, ExportedModel):
         return model
     classifier = Classifier.of(model)
-    path = cache_dir() / "exported" / f"{_digest(classifier)}.onnx"
-    if not path.is_file():
-        try:
-            # Nothing is recorded in the manifest. Any pictures will do for the comparison: these are always at hand.
-            export_model(replace(classifier, file=None), path=path, data=load_dataset("digits"), progress=progress)
-        except ModelFileError as error:
-            progress.say(f"{error} So the model itself answers, in one process.")
-            return classifier
-    return load_exported(path)
+    try:  # any pictures will do for the comparison: these are always at hand
+        return kept_export(classifier, data=load_dataset("digits"), progress=progress)
+    except ModelFileError as error:
+        progress.say(f"{error} So the model itself answers, in one process.")
+        return classifier
 
 
 def _digest(model: BaseClassifier) -> str:
-    """Checksum of all that decides what a model answers."""
     if isinstance(model, ExportedModel):
         return file_sha256(model.file)
     assert isinstance(model, Classifier)
-    about = (model.class_names, model.crop, model.manifest.views, version("imgclassify"), model.network.to_json())
-    found, detector = hashlib.sha256(repr(about).encode()), model.detector
-    if detector is not None:
-        found.update(repr((detector.kind, detector.layers)).encode())
-    for array in (*model.network.get_weights(), *(detector.references + detector.known if detector else ())):
-        found.update(np.ascontiguousarray(array).tobytes())
-    return found.hexdigest()
+    return digest_of(model)
 
 
 def _key(model: BaseClassifier, names: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ import os
 import statistics
 import time
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -85,14 +85,14 @@ def export_model(
     `familiarity`, (N,). It says itself what its classes are and how pictures are prepared; see `About`. It is read back
     and compared with the model on 256 pictures, which were not trained on where there are as many: in float32,
     probabilities may differ by 0.0001, and no answer may be another class; in eight bits, one answer in a hundred may.
-    Needs the extra "export".
+    Of the verdicts "none of its classes", one in a hundred may differ, in eight bits two. Needs the extra "export".
 
     Args:
         model: A `Classifier`, or a Keras model from square RGB pictures to probabilities.
         to: "onnx"; "onnx-int8", for which weights and activations are rounded to eight bits, with ranges from 300
             training pictures; or "litert", for phones.
         path: The file to write; see `export_path` for the default.
-        data: Pictures to compare on; default: those that the model was trained on.
+        data: Pictures to compare on, and in eight bits to measure ranges on; default: what the model was trained on.
         replace: Whether an existing file may be overwritten.
         record: Whether the result is added to the model's manifest, if the model has a file.
         progress: Where to show the progress.
@@ -127,7 +127,12 @@ def export_model(
             progress.update("comparing")
             found = _compare(classifier, part, others, to)
     if record and classifier.file is not None:
-        record_export(classifier.file, to, found, sha256=classifier.manifest.sha256)
+        try:
+            record_export(classifier.file, to, found, sha256=classifier.manifest.sha256)
+        except OSError as error:
+            progress.say(
+                f"The manifest of {classifier.name} cannot be written: {error.strerror}. {target} is complete."
+            )
     return Export(target, to, found)
 
 
@@ -139,7 +144,8 @@ def _pictures(classifier: Classifier, data: Dataset | None) -> tuple[np.ndarray,
         try:
             data = load_dataset(where, size=size_for(where, classifier.input_size))
         except DatasetError as error:
-            raise DatasetError(f"{error} Any pictures will do to compare the file on: data= (--data).") from error
+            advice = "Other pictures like those that it will see will do: data= (--data)."
+            raise DatasetError(f"{error} {advice}") from error
     chance, recipe = np.random.default_rng(0), manifest.recipe
     training, others = data.validation_split(recipe.validation_fraction if recipe else 0.2, manifest.seed or 0)
     training, others = chance.permutation(training), chance.permutation(others)
@@ -223,6 +229,7 @@ def _compare(classifier: Classifier, path: Path, pictures: np.ndarray, to: Forma
         exported.answers(picture[np.newaxis])
         taken.append(1000 * (time.perf_counter() - begun))
     library = ("tensorflow", "ai-edge-litert") if to == "litert" else ("tf2onnx", "onnx", "onnxruntime")
+    installed = {each.name.lower() for each in distributions()}  # ONNX Runtime has other names with a GPU
     return ExportRecord(
         sha256=file_sha256(path),
         created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
@@ -232,5 +239,5 @@ def _compare(classifier: Classifier, path: Path, pictures: np.ndarray, to: Forma
         difference=difference,
         verdicts=verdicts,
         milliseconds=statistics.median(taken[1:]),
-        versions={name: version(name) for name in library},
+        versions={name: version(name) for name in library if name in installed},
     )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -23,6 +24,7 @@ from imgclassify.runs.manifest import ModelFileError
 
 SUFFIXES = (".onnx", ".tflite")
 PICTURES, PROBABILITIES, FAMILIARITY = "pictures", "probabilities", "familiarity"  # names of input and outputs
+_PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")  # of ONNX Runtime: a GPU where there is one
 _MEMBER = "metadata.json"  # in a LiteRT file, which may have an archive at its end
 # Probabilities (N, classes), and familiarity (N,) or None, of pictures, uint8 (N, H, W, 3).
 Run = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]
@@ -152,7 +154,9 @@ def _read_onnx(path: Path, threads: int) -> tuple[Mapping[str, str], Run]:
     onnxruntime = onnx_runtime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
-    session = onnxruntime.InferenceSession(path, options, providers=onnxruntime.get_available_providers())
+    # Others, such as Core ML, may compute with fewer bits.
+    wanted = [each for each in _PROVIDERS if each in onnxruntime.get_available_providers()]
+    session = onnxruntime.InferenceSession(path, options, providers=wanted)
     known = {output.name for output in session.get_outputs()} & {FAMILIARITY}
 
     def run(x: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
@@ -170,14 +174,16 @@ def _read_litert(path: Path, threads: int) -> tuple[Mapping[str, str], Run]:
         interpreter.allocate_tensors()
     (given,), outputs = interpreter.get_input_details(), interpreter.get_output_details()
     by_rank: dict[int, Any] = {len(each["shape_signature"]): each["index"] for each in outputs}
+    one_at_a_time = threading.Lock()  # the interpreter is not made for several threads
 
     def run(x: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        if tuple(interpreter.get_input_details()[0]["shape"]) != x.shape:
-            interpreter.resize_tensor_input(given["index"], x.shape)
-        interpreter.allocate_tensors()
-        interpreter.set_tensor(given["index"], x)
-        interpreter.invoke()
-        found = [interpreter.get_tensor(by_rank[rank]) for rank in sorted(by_rank, reverse=True)]
+        with one_at_a_time:
+            if tuple(interpreter.get_input_details()[0]["shape"]) != x.shape:
+                interpreter.resize_tensor_input(given["index"], x.shape)
+                interpreter.allocate_tensors()
+            interpreter.set_tensor(given["index"], x)
+            interpreter.invoke()
+            found = [interpreter.get_tensor(by_rank[rank]) for rank in sorted(by_rank, reverse=True)]
         return found[0], found[1] if len(found) > 1 else None
 
     with zipfile.ZipFile(path) as archive:

@@ -1,6 +1,7 @@
 """The page without a server: a folder with a model and all that a browser needs to run it, for any web space."""
 
 import gzip
+import hashlib
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -10,9 +11,8 @@ from imgclassify.classifier import Classifier
 from imgclassify.data.dataset import Dataset
 from imgclassify.progress import Progress
 from imgclassify.runs.manifest import ModelFileError, strict_json
-from imgclassify.serving.export import export_model, export_path
-from imgclassify.serving.exported import ExportedModel, load_exported
-from imgclassify.serving.lookup import is_export_of
+from imgclassify.serving.exported import ExportedModel
+from imgclassify.serving.lookup import kept_export
 from imgclassify.settings import PACKAGE
 
 _WEB, _RUNTIME = PACKAGE / "serving" / "web", "ort-wasm-simd-threaded.wasm.gz"
@@ -26,7 +26,7 @@ def write_page(model, folder: str | os.PathLike, *, data: Dataset | None = None,
     """Write a page on which anybody can use a model: upload, drop, paste, camera; answers are computed in the browser.
 
     The folder can be put on any web space; the pictures that people classify never leave their devices. The model is
-    exported in eight bits, which is a quarter of the download; if its answers change too much by that, in float32.
+    exported in eight bits, which makes the download smaller; if its answers change too much by that, in float32.
 
     Args:
         model: An `ExportedModel` in an `.onnx` file, a `Classifier`, or a Keras model.
@@ -38,12 +38,14 @@ def write_page(model, folder: str | os.PathLike, *, data: Dataset | None = None,
         The path of its index.html.
 
     Raises:
-        ModelFileError: The folder is not empty and `replace` is False, or the model cannot be exported.
+        ModelFileError: The folder is not empty and `replace` is False, or is a file, or the model cannot be exported.
     """
     folder = Path(folder).expanduser()
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not replace):
+    if folder.is_file():
+        raise ModelFileError(f"{folder} is a file, expected a folder.")
+    if folder.is_dir() and any(folder.iterdir()) and not replace:
         raise ModelFileError(f"{folder} exists and is not empty: use replace=True (--replace), or another folder.")
-    exported = model if isinstance(model, ExportedModel) else exported_model(model, data=data, small=True)
+    exported = model if isinstance(model, ExportedModel) else _small(model, data)
     if exported.file.suffix != ".onnx":
         raise ModelFileError(f"A page needs an .onnx file. Received: {exported.file}")
     packed = gzip.compress(exported.file.read_bytes(), mtime=0)
@@ -52,7 +54,8 @@ def write_page(model, folder: str | os.PathLike, *, data: Dataset | None = None,
     contents["page.css"] = b"".join(path.read_bytes() for path in _STYLES)
     contents["model.onnx.gz"] = packed
     sizes = {"model": len(packed), "runtime": len(contents[_RUNTIME])}
-    contents["about.json"] = strict_json(asdict(exported.about) | {"bytes": sizes}).encode()
+    facts = {"bytes": sizes, "checksum": hashlib.sha256(packed).hexdigest()[:16]}
+    contents["about.json"] = strict_json(asdict(exported.about) | facts).encode()
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
         with replacing(folder / name) as part:
@@ -60,22 +63,11 @@ def write_page(model, folder: str | os.PathLike, *, data: Dataset | None = None,
     return folder / "index.html"
 
 
-def exported_model(model, *, data: Dataset | None = None, small: bool = False) -> ExportedModel:
-    """A model's ONNX file, which is written first if there is none of this version of it.
-
-    Args:
-        model: A `Classifier`, or a Keras model.
-        data: As for `export_model`.
-        small: Whether the file in eight bits is wanted, if its answers are near enough.
-    """
+def _small(model, data: Dataset | None) -> ExportedModel:
+    """A model's ONNX file in eight bits if its answers are near enough, else in float32."""
     classifier = Classifier.of(model)
-    for to in ("onnx-int8", "onnx") if small else ("onnx",):
-        if is_export_of(path := export_path(classifier, to), classifier):
-            return load_exported(path)
-        try:
-            return load_exported(export_model(classifier, to, data=data, replace=True, record=False).path)
-        except ModelFileError as error:
-            if to == "onnx":
-                raise
-            Progress().say(f"{error} It is used in float32.")
-    raise AssertionError("every model is exported, or refused")
+    try:
+        return kept_export(classifier, "onnx-int8", data=data)
+    except ModelFileError as error:
+        Progress().say(f"{error} It is used in float32.")
+        return kept_export(classifier, "onnx", data=data)

@@ -1,4 +1,4 @@
-"""Quantisation: an ONNX network with weights and activations of eight bits, a quarter of the size, for fast answers.
+"""Quantisation: an ONNX network with weights and activations of eight bits, smaller and mostly faster.
 
 The convolutions are quantised statically: the ranges of their activations are measured on pictures. Weights have one
 scale per channel. Rounding shifts the mean of what a layer gives; the layer's bias takes the shift back ("bias

@@ -8,6 +8,7 @@ import ipaddress
 import json
 import logging
 import math
+import mimetypes
 import time
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
@@ -108,7 +109,7 @@ class Service:
 
     def _write(self, path: Path, answered: list[Prediction], noted: dict[str, Any]) -> None:
         now = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds")
-        head = {"time": now, "request": noted["request"], "key": noted.get("key"), "model": self.model.name}
+        head = {"time": now, "request": noted["request"], "key": noted.get("key"), "model": self.model.about.model}
         said = ("label", "confidence", "familiarity", "known")
         lines = [
             json.dumps(head | {name: getattr(each, name) for name in said} | {"milliseconds": noted["milliseconds"]})
@@ -292,6 +293,8 @@ def create_app(
     elif not (page / "index.html").is_file():
         raise ValueError(f"There is no index.html in {page}.")
     else:
+        for ending in (".js", ".mjs"):  # which some Windows take for plain text, and browsers then refuse
+            mimetypes.add_type("text/javascript", ending)
         app.mount("/", StaticFiles(directory=page, html=True))
     app.add_exception_handler(AnyHTTPException, _refuse)
     app.add_exception_handler(RequestValidationError, _refuse_arguments)

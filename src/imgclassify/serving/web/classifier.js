@@ -5,11 +5,12 @@ import { decode, prepare, read } from "./prepare.js";
 
 // Loads what `imgclassify page` has put beside this file. `report` is told the share that has arrived.
 export async function load(report = () => {}) {
-  const about = await (await get("about.json")).json();
+  const about = await (await get("about.json", { cache: "no-cache" })).json();
   const { bytes } = about, total = bytes.model + bytes.runtime;
   let arrived = 0;
   const count = (more) => report((arrived += more) / total);
-  const files = ["model.onnx.gz", "ort-wasm-simd-threaded.wasm.gz"].map((name) => unpacked(name, count));
+  const names = [`model.onnx.gz?${about.checksum}`, "ort-wasm-simd-threaded.wasm.gz"]; // no cached model of before
+  const files = names.map((name) => unpacked(name, count));
   const [model, runtime] = await Promise.all(files);
   ort.env.wasm.wasmBinary = runtime;
   ort.env.wasm.numThreads = 1; // more would need special headers
@@ -39,8 +40,8 @@ export async function load(report = () => {}) {
   };
 }
 
-async function get(name) {
-  const found = await fetch(new URL(name, import.meta.url));
+async function get(name, options = {}) {
+  const found = await fetch(new URL(name, import.meta.url), options);
   if (!found.ok) throw new Error(`${name} cannot be loaded (${found.status})`);
   return found;
 }

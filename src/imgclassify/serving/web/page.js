@@ -18,8 +18,14 @@ const [status, progress, known, zone, choose, input, camera, live, video, result
   "status", "progress", "known", "zone", "choose", "input", "camera", "live", "video", "results", "facts",
 ].map((id) => document.getElementById(id));
 let model = null, stream = null, opened = 0;
+let said = ["", false]; // what the status line says when no picture is looked at
 
 function say(text, bad = false) {
+  said = [text, bad];
+  show(...said);
+}
+
+function show(text, bad = false) {
   status.textContent = text;
   status.classList.toggle("error", bad);
 }
@@ -55,11 +61,11 @@ function card(caption) {
   const figure = element("figure", "", made);
   const view = element("canvas", "view", figure, { width: 1, height: 1 });
   element("figcaption", "", figure, { textContent: "what the model sees" });
-  const said = element("div", "answer", made);
-  element("p", "hint name", said, { textContent: caption });
-  const verdict = element("p", "", said);
-  const bars = element("div", "bars", said);
-  const show = (answer) => {
+  const words = element("div", "answer", made);
+  element("p", "hint name", words, { textContent: caption });
+  const verdict = element("p", "", words);
+  const bars = element("div", "bars", words);
+  const fill = (answer) => {
     const { side } = model;
     view.width = view.height = side;
     const rgba = new Uint8ClampedArray(side * side * 4).fill(255);
@@ -79,16 +85,17 @@ function card(caption) {
       element("span", "percent", bars, { textContent: `${(100 * probability).toFixed(1)}%` });
     }
   };
-  return { made, show };
+  return { made, fill };
 }
 
 async function classify(files) {
+  if (!files.length) return;
   await ready;
   for (const file of files) {
-    say(`Looking at ${file.name}.`);
-    const { made, show } = card(file.name);
+    show(`Looking at ${file.name}.`);
+    const { made, fill } = card(file.name);
     try {
-      show(await model.classify(file));
+      fill(await model.classify(file));
     } catch (error) {
       const text = error instanceof PictureError ? error.message : `${file.name} could not be classified: ${error.message}.`;
       made.replaceChildren(element("p", "error", null, { textContent: text }));
@@ -96,7 +103,7 @@ async function classify(files) {
     results.prepend(made);
     while (results.children.length > KEPT) results.lastChild.remove();
   }
-  if (!stream) say(READY);
+  show(...said);
 }
 
 choose.onclick = () => input.click();
@@ -122,7 +129,6 @@ function stop(text, bad = false) {
   stream = video.srcObject = null;
   live.hidden = true;
   camera.textContent = "Start camera";
-  camera.setAttribute("aria-pressed", false);
   say(text, bad);
 }
 
@@ -131,7 +137,6 @@ camera.onclick = async () => {
   if (!navigator.mediaDevices) return say("Browsers allow a camera only on https:// or on localhost.", true);
   const mine = (opened += 1);
   camera.textContent = "Stop camera";
-  camera.setAttribute("aria-pressed", true);
   say("Waiting for the camera: the browser may ask for your permission.");
   try {
     await ready;
@@ -150,14 +155,14 @@ camera.onclick = async () => {
 };
 
 async function watch(mine) {
-  const { made, show } = card("camera"), times = [];
+  const { made, fill } = card("camera"), times = [];
   live.querySelector(".card")?.remove();
   live.append(made);
   while (mine === opened) {
     const begun = performance.now();
     const answer = await model.classifyFrame(video);
     if (mine !== opened) return;
-    show(answer);
+    fill(answer);
     times.push(performance.now());
     while (times[0] < begun - 3000) times.shift();
     const rate = (1000 * (times.length - 1)) / (times.at(-1) - times[0]);

@@ -47,6 +47,7 @@ export function read(source, width, height, factor = 1) {
     draw.fillRect(0, 0, width, here);
     draw.drawImage(source, 0, -top, width, height);
     const rgba = draw.getImageData(0, 0, width, here).data;
+    if (!rgba[3]) throw new PictureError("The picture is too wide for this browser: shrink it first."); // nothing is drawn
     for (let line = 0; line < here / factor; line++) {
       for (let column = 0; column < columns; column++) {
         const right = Math.min((column + 1) * factor, width), bottom = Math.min((line + 1) * factor, here);
