@@ -123,7 +123,7 @@ def validation_answers(model: Path) -> Answers:
 
     Raises:
         ModelFileError: The model cannot be read.
-        DatasetError: Its data cannot be had or has changed.
+        DatasetError: Its data is unavailable or has changed.
         ValueError: Nothing is recorded about its training.
     """
     path, sha256 = answers_path(model), file_sha256(model)

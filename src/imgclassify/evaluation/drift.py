@@ -210,7 +210,7 @@ def watch_log(log: str | os.PathLike, model: str | os.PathLike = "best") -> Drif
     Raises:
         ValueError: The log cannot be read or has no answer by this model; or the validation pictures are not known.
         ModelFileError: There is no such model.
-        DatasetError: The validation pictures are needed and cannot be had.
+        DatasetError: The validation pictures are needed and unavailable.
     """
     path = find_model(model)
     reference, name = validation_answers(path), Path(name_of(path)).name

@@ -137,8 +137,8 @@ def find_pictures(folder: str) -> tuple[list[str], int]:
         OSError: The folder cannot be read.
     """
     if "://" not in folder:
-        whole = sorted(path for path in Path(folder).rglob("*") if path.is_file())
-        inside = [str(path) for path in whole if not any(part[0] == "." for part in path.relative_to(folder).parts)]
+        whole = [path.relative_to(folder) for path in sorted(Path(folder).rglob("*")) if path.is_file()]
+        visible = [str(Path(folder, path)) for path in whole if not any(part[0] == "." for part in path.parts)]
     else:
         _need("fsspec")
         from fsspec.core import url_to_fs
@@ -148,8 +148,8 @@ def find_pictures(folder: str) -> tuple[list[str], int]:
         except ImportError as error:
             raise ValueError(f"{folder} cannot be read: {error}.") from error
         chained = "".join(folder.partition("::")[1:])  # as in zip://folder::archive.zip
-        inside = [system.unstrip_protocol(each) + chained for each in sorted(system.find(path))]
-    visible = [each for each in inside if not each.rpartition("/" if "://" in each else os.sep)[2].startswith(".")]
+        names = [each for each in sorted(system.find(path)) if "/." not in f"/{each.removeprefix(path)}"]
+        visible = [system.unstrip_protocol(each) + chained for each in names]
     pictures = [each for each in visible if each.partition("::")[0].lower().endswith(IMAGE_SUFFIXES)]
     return pictures, len(visible) - len(pictures)
 

@@ -6,7 +6,7 @@ import os
 import statistics
 import time
 from dataclasses import dataclass
-from importlib.metadata import distributions, version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -103,7 +103,7 @@ def export_model(
     Raises:
         ModelFileError: The answers differ by more, the file exists and `replace` is False, a package is missing, or the
             network has an operation that the format does not know. No file is left behind.
-        DatasetError: The data cannot be had.
+        DatasetError: The data is unavailable.
         ValueError: The format is unknown, or the model takes no square RGB pictures.
     """
     if to not in FORMATS:
@@ -228,8 +228,10 @@ def _compare(classifier: Classifier, path: Path, pictures: np.ndarray, to: Forma
         begun = time.perf_counter()
         exported.answers(picture[np.newaxis])
         taken.append(1000 * (time.perf_counter() - begun))
-    library = ("tensorflow", "ai-edge-litert") if to == "litert" else ("tf2onnx", "onnx", "onnxruntime")
-    installed = {each.name.lower() for each in distributions()}  # ONNX Runtime has other names with a GPU
+    versions = {}
+    for name in ("tensorflow", "ai-edge-litert") if to == "litert" else ("tf2onnx", "onnx", "onnxruntime"):
+        with contextlib.suppress(PackageNotFoundError):  # ONNX Runtime has other names with a GPU
+            versions[name] = version(name)
     return ExportRecord(
         sha256=file_sha256(path),
         created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
@@ -239,5 +241,5 @@ def _compare(classifier: Classifier, path: Path, pictures: np.ndarray, to: Forma
         difference=difference,
         verdicts=verdicts,
         milliseconds=statistics.median(taken[1:]),
-        versions={name: version(name) for name in library if name in installed},
+        versions=versions,
     )
