@@ -225,6 +225,8 @@ def test_the_readmes_results_and_the_cards_are_those_of_the_reports(monkeypatch)
         ("checkpoints", "benchmarks_checkpoints", "speed.md"),
         ("answers", "benchmarks_answers", "speed.md"),
         ("exports", "benchmarks_exports", "deployment.md"),
+        ("serving", "benchmarks_serving", "deployment.md"),
+        ("many", "benchmarks_many", "speed.md"),
         ("reproduce", "accuracies", "recipes.md"),
         ("long_forms", "long_forms", "promises.md"),
     ],

@@ -37,6 +37,7 @@ from processes import Process, free_port, post, status
 
 ROUNDS, STARTS, SECONDS = 3, 5, 6
 KILLS, FLOOD = 10, 10_000
+LIBRARIES = ("onnxruntime", "fastapi")
 ROUNDED = "best in eight bits"
 TARGETS = {"baseline": 300, "best": 300, ROUNDED: 300, "guided": 40}  # per second; p99 is measured at 80 % of them
 
@@ -194,7 +195,8 @@ def table(result: dict) -> str:
     machine, busy = result["machine"], result["busy"]
     note = f"On {machine['cores']} cores of an {machine['processor']}, shared with the load generator, "
     note += f"{result['created'][:10]}; load average {busy:.1f} when it began. "
-    return "\n".join(lines) + f"\n\n{note}onnxruntime {version('onnxruntime')}, fastapi {version('fastapi')}.\n"
+    versions = ", ".join(f"{name} {result['versions'][name]}" for name in LIBRARIES)
+    return "\n".join(lines) + f"\n\n{note}{versions}.\n"
 
 
 def endurance(result: dict) -> str:
@@ -243,7 +245,7 @@ def main() -> None:
         "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "busy": busy,
         "machine": provenance.describe_machine(),
-        "versions": provenance.describe_versions(),
+        "versions": provenance.describe_versions() | {name: version(name) for name in LIBRARIES},
         "measured": results,
     } | trials
     (ARTIFACTS / "benchmarks_serving.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
