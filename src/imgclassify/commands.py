@@ -218,8 +218,7 @@ def any_model(name: str):
 
 def serve(options: argparse.Namespace) -> int:
     """Answer pictures by HTTP, with an exported model and without TensorFlow."""
-    from imgclassify.serving.exported import load_exported
-    from imgclassify.serving.lookup import exported_file
+    from imgclassify.serving.lookup import find_exported
 
     try:
         from imgclassify.serving import service
@@ -230,7 +229,7 @@ def serve(options: argparse.Namespace) -> int:
             f"Without --keys, only this computer is served. Received: --host {options.host}"
         )
     keys = service.Keys(options.keys) if options.keys else None
-    model = load_exported(exported_file(options.model, say=complain), threads=1)
+    model = find_exported(options.model, say=complain, threads=1)
     limits = service.Limits(rate=options.rate)
     paths = {"answers": options.log, "page": options.page}
     app = service.create_app(model, keys=keys, limits=limits, **paths)

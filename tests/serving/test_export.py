@@ -11,7 +11,7 @@ import onnx
 import pytest
 from PIL import Image
 
-from imgclassify import Classifier, DatasetError, build_model, load_model
+from imgclassify import Classifier, DatasetError, load_model
 from imgclassify.cli import _FORMATS, main
 from imgclassify.evaluation.unknown import detector_from
 from imgclassify.models.familiarity import UNFAMILIAR
@@ -301,10 +301,10 @@ def test_an_unknown_format_is_refused(saved, tiny):
 def test_files_go_beside_the_model_but_never_into_the_package(saved, tmp_path, monkeypatch):
     monkeypatch.setenv("IMGCLASSIFY_ARTIFACTS_DIR", str(tmp_path / "artifacts"))
     mine = saved.save(tmp_path / "runs" / "20260101-000000-mine" / "model.keras")
-    assert export_path(mine, "onnx-int8") == mine.file.parent / "model.int8.onnx"
-    shipped = replace(saved, file=export.PACKAGE / "shipped" / "cifar10_best.keras")
-    assert export_path(shipped, "onnx") == tmp_path / "artifacts" / "cifar10_best.onnx"
-    assert export_path(Classifier.of(build_model()), "litert").parent == tmp_path / "artifacts"
+    assert export_path(mine.name, mine.file, "onnx-int8") == mine.file.parent / "model.int8.onnx"
+    shipped = export.PACKAGE / "shipped" / "cifar10_best.keras"
+    assert export_path("best", shipped, "onnx") == tmp_path / "artifacts" / "cifar10_best.onnx"
+    assert export_path("baseline", None, "litert") == tmp_path / "artifacts" / "baseline.tflite"
 
 
 def test_no_path_of_the_user_is_in_the_file(saved, tiny, tmp_path):

@@ -1,6 +1,7 @@
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import onnx
 import pytest
@@ -9,7 +10,7 @@ from onnx_files import ABOUT, write_colours
 
 from imgclassify.data.download import file_sha256
 from imgclassify.runs.manifest import ModelFileError
-from imgclassify.serving.lookup import exported_file
+from imgclassify.serving.lookup import find_exported
 from imgclassify.settings import cache_dir
 
 
@@ -28,6 +29,8 @@ def exports(monkeypatch):
 
         def run(self, command, **options):
             self.append(command)
+            if not self.result.returncode:
+                write_export(Path(command[6]), None)
             return self.result
 
     found = Exports()
@@ -35,21 +38,25 @@ def exports(monkeypatch):
     return found
 
 
-def write_export(path, sha256: str | None) -> None:
+def write_export(path: Path, sha256: str | None) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     model = onnx.load(write_colours(path))
     helper.set_model_props(model, replace(ABOUT, model_sha256=sha256).properties())
     onnx.save(model, path)
 
 
-def test_a_file_is_taken_as_it_is(exports):
-    assert str(exported_file("some/model.onnx", say=pytest.fail)) == "some/model.onnx"
+def test_a_file_is_taken_as_it_is(exports, tmp_path):
+    write_export(tmp_path / "some.onnx", None)
+    assert find_exported(str(tmp_path / "some.onnx"), say=pytest.fail).file == tmp_path / "some.onnx"
+    with pytest.raises(ModelFileError, match="There is no exported model"):
+        find_exported(str(tmp_path / "gone.onnx"), say=pytest.fail)
     assert exports == []
 
 
 def test_the_export_of_this_model_is_used_without_a_word(saved, exports):
     path = saved.file.with_name("colours.onnx")
     write_export(path, saved.manifest.sha256)
-    assert exported_file("colours.keras", say=pytest.fail) == path
+    assert find_exported("colours.keras", say=pytest.fail).file == path
     assert exports == []
 
 
@@ -62,11 +69,12 @@ def test_otherwise_the_model_is_exported_first_in_a_process_of_its_own(saved, ex
     elif there == "a damaged file":
         path.write_bytes(b"damaged")
     before = path.read_bytes() if path.exists() else None
-    assert exported_file("colours.keras", say=said.append) == kept
+    assert find_exported("colours.keras", say=said.append).file == kept
     command = [sys.executable, "-m", "imgclassify.cli", "export", "colours.keras", "-o", str(kept), "--replace"]
     assert exports == [[*command, "--no-record"]]
     assert said == [f"colours.keras is exported to {kept} first, which takes a minute."]
     assert (path.read_bytes() if path.exists() else None) == before
+    assert find_exported("colours.keras", say=pytest.fail).file == kept  # from now on
 
 
 def test_an_export_that_fails_is_said_in_its_own_words(saved, exports):
@@ -74,12 +82,12 @@ def test_an_export_that_fails_is_said_in_its_own_words(saved, exports):
         [], 1, stderr="loading\nimgclassify: The package tf2onnx is missing.\n"
     )
     with pytest.raises(ModelFileError, match=r"could not be exported. \(The package tf2onnx is missing.\)"):
-        exported_file("colours.keras", say=lambda sentence: None)
+        find_exported("colours.keras", say=lambda sentence: None)
     exports.result = subprocess.CompletedProcess([], -9, stderr="")
     with pytest.raises(ModelFileError, match="its process was ended"):
-        exported_file("colours.keras", say=lambda sentence: None)
+        find_exported("colours.keras", say=lambda sentence: None)
 
 
 def test_an_unknown_model_is_a_sentence(exports, nothing_shipped):
     with pytest.raises(ModelFileError, match='No model for "nonsense"'):
-        exported_file("nonsense", say=pytest.fail)
+        find_exported("nonsense", say=pytest.fail)

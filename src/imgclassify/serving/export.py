@@ -61,12 +61,13 @@ class Export:
     __repr__ = __str__
 
 
-def export_path(model: Classifier, to: Format) -> Path:
-    """Where a model is exported to by default: beside its file, or in the artifacts folder if it is in the package."""
-    folder, stem = artifacts_dir(), Path(model.name).stem
-    if model.file is not None and PACKAGE not in model.file.resolve().parents:
-        folder, stem = model.file.parent, model.file.stem
-    return folder / f"{stem}{_SUFFIXES[to]}"
+def export_path(name: str, file: Path | None, to: Format) -> Path:
+    """Where a model of this name is exported to by default: beside its file, if it has one outside the package.
+
+    Other models are exported to the artifacts folder.
+    """
+    folder = artifacts_dir() if file is None or PACKAGE in file.resolve().parents else file.parent
+    return folder / f"{Path(file or name).stem}{_SUFFIXES[to]}"
 
 
 def export_model(
@@ -109,7 +110,8 @@ def export_model(
     if to not in FORMATS:
         raise ValueError(f"A model is exported to {', '.join(FORMATS)}. Received: {to!r}")
     classifier = Classifier.of(model)
-    about, target = About.of(classifier), Path(path).expanduser() if path else export_path(classifier, to)
+    about = About.of(classifier)
+    target = Path(path).expanduser() if path else export_path(classifier.name, classifier.file, to)
     if target.suffix != (suffix := Path(f"model{_SUFFIXES[to]}").suffix):
         raise ModelFileError(f"A file in the format {to} ends in {suffix}. Received: {target}")
     if target.exists() and not replace:

@@ -14,45 +14,46 @@ from imgclassify.classifier import Classifier
 from imgclassify.data.dataset import Dataset
 from imgclassify.data.download import file_sha256
 from imgclassify.progress import Progress
-from imgclassify.runs.manifest import Manifest, ModelFileError, read_manifest
+from imgclassify.runs.manifest import ModelFileError
 from imgclassify.runs.names import IMAGENET, find_model
 from imgclassify.serving.export import Format, export_model, export_path
 from imgclassify.serving.exported import SUFFIXES, ExportedModel, load_exported
 from imgclassify.settings import cache_dir
 
 
-def exported_file(name: str, *, say: Callable[[str], object]) -> Path:
-    """Path of an exported file: the name itself, or the ONNX file of the model that it means, without TensorFlow.
+def find_exported(name: str, *, say: Callable[[str], object], threads: int = 0) -> ExportedModel:
+    """An exported model by the name of its file, or of the model that it was made from, without TensorFlow.
 
-    If there is no such file, or it was made from another model, the model is exported to the cache, by a process of
-    its own, so that TensorFlow's memory is free afterwards; needs the extra "export".
+    If a model has no such file, or one of another version, it is exported to the cache, by a process of its own, so
+    that TensorFlow's memory is free afterwards; needs the extra "export".
 
     Args:
         name: An `.onnx` or `.tflite` file, or any name that `load_model` takes.
         say: Called with a sentence before a model is exported, which takes a while.
+        threads: As for `load_exported`.
 
     Raises:
         ModelFileError: There is no such model, or it cannot be exported.
     """
     if name.endswith(SUFFIXES):
-        return Path(name)
-    if name == IMAGENET:
-        model = Classifier(None, Manifest(run=IMAGENET))
-    else:
-        file = find_model(name)
-        model = Classifier(None, read_manifest(file), file)
-    digest = IMAGENET if model.file is None else file_sha256(model.file)
-    path = _kept(digest, export_path(model, "onnx"))
-    for each in (export_path(model, "onnx"), path):
-        if _is_export_of(each, model):
-            return each
+        return load_exported(name, threads=threads)
+    file = None if name == IMAGENET else find_model(name)
+    sha256 = None if file is None else file_sha256(file)
+    beside = export_path(name, file, "onnx")
+    path = _kept(sha256 or IMAGENET, beside)
+    with contextlib.suppress(ModelFileError):
+        found = load_exported(beside, threads=threads)
+        if found.about.model_sha256 == sha256 and (file is not None or found.about.model == IMAGENET):
+            return found
+    with contextlib.suppress(ModelFileError):
+        return load_exported(path, threads=threads)
     say(f"{name} is exported to {path} first, which takes a minute.")
     command = [sys.executable, "-m", "imgclassify.cli", "export", name, "-o", str(path), "--replace", "--no-record"]
     ended = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     if ended.returncode:
         why = (ended.stderr.strip().splitlines() or ["its process was ended"])[-1]
         raise ModelFileError(f"{name} could not be exported. ({why.removeprefix('imgclassify: ')})")
-    return path
+    return load_exported(path, threads=threads)
 
 
 def kept_export(
@@ -62,7 +63,7 @@ def kept_export(
 
     The arguments and errors are those of `export_model`.
     """
-    path = _kept(digest_of(classifier), export_path(classifier, to))
+    path = _kept(digest_of(classifier), export_path(classifier.name, classifier.file, to))
     with contextlib.suppress(ModelFileError):
         return load_exported(path)
     written = export_model(classifier, to, path, data=data, replace=True, record=False, progress=progress)
@@ -83,14 +84,3 @@ def digest_of(classifier: Classifier) -> str:
 
 def _kept(digest: str, path: Path) -> Path:
     return cache_dir() / "exported" / digest[:16] / path.name
-
-
-def _is_export_of(path: Path, model: Classifier) -> bool:
-    """Whether an exported file was made from this model; never, if the model has no file, unless it is ImageNet's."""
-    try:
-        about = load_exported(path).about
-    except ModelFileError:
-        return False
-    if model.manifest.run == IMAGENET:
-        return about.model == IMAGENET
-    return model.manifest.sha256 is not None and about.model_sha256 == model.manifest.sha256
