@@ -84,9 +84,8 @@ def watch(options: argparse.Namespace) -> int:
         with replacing(Path(options.output)) as part:
             plot_drift(found).savefig(part)
         written = {"written": options.output}
-    show(
-        options, found.to_dict() | written, "\n".join([str(found), *(f"Written: {each}" for each in written.values())])
-    )
+    lines = [str(found), *(f"Written: {each}" for each in written.values())]
+    show(options, found.to_dict() | written, "\n".join(lines))
     return 0
 
 

@@ -250,6 +250,12 @@ def test_the_camera_is_classified_and_given_back(chromium_with_camera, address):
     page.click("#camera")
     page.get_by_text("answers per second").wait_for(timeout=PATIENCE)
     assert page.locator("#live .verdict").inner_text() in ("green", "none of its classes")  # a disc on green
+    buffer = file_of(Image.new("RGB", (50, 50), "blue"))
+    for count in range(1, 4):  # while the camera goes on
+        page.set_input_files("#input", [{"name": "blue.png", "mimeType": "image/png", "buffer": buffer}])
+        page.locator("#results .verdict").nth(count - 1).wait_for()
+    assert page.locator("#results .error").count() == 0
+    assert page.locator("#status").inner_text() == "Classifying what the camera sees, on this device."
     page.evaluate("window.track = document.getElementById('video').srcObject.getTracks()[0]")
     page.click("#camera")
     page.get_by_text("The camera is off.").wait_for()

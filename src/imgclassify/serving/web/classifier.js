@@ -17,9 +17,12 @@ export async function load(report = () => {}) {
   const session = await ort.InferenceSession.create(new Uint8Array(model), { executionProviders: ["wasm"] });
   const side = about.input_shape[0];
 
+  let last = Promise.resolve(); // a session answers one picture at a time: camera and uploads take turns
+
   // An answer for prepared pixels, as `Prediction` in Python: `top` has all classes, the most probable first.
   async function answer(input) {
-    const given = await session.run({ pictures: new ort.Tensor("uint8", input, [1, side, side, 3]) });
+    const tensor = new ort.Tensor("uint8", input, [1, side, side, 3]);
+    const given = await (last = last.catch(() => {}).then(() => session.run({ pictures: tensor })));
     const top = about.class_names.map((label, at) => ({ label, probability: given.probabilities.data[at] }));
     top.sort((a, b) => b.probability - a.probability);
     const familiarity = given.familiarity ? given.familiarity.data[0] : null;

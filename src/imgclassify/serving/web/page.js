@@ -8,6 +8,7 @@ const KEPT = 30; // answers on the page
 const FEW = 30; // classes that are listed without unfolding
 const PACE = 1000 / 30; // shortest time between camera frames, in milliseconds
 const READY = "Ready. Your pictures stay on this device.";
+const NONE = "none of its classes";
 const REFUSED = {
   NotAllowedError: "Access to the camera was denied: allow it in the browser's address bar and start again.",
   NotFoundError: "No camera was found: connect one and start again.",
@@ -63,7 +64,7 @@ function card(caption) {
   element("figcaption", "", figure, { textContent: "what the model sees" });
   const words = element("div", "answer", made);
   element("p", "hint name", words, { textContent: caption });
-  const verdict = element("p", "", words);
+  const line = element("p", "", words);
   const bars = element("div", "bars", words);
   const fill = (answer) => {
     const { side } = model;
@@ -73,10 +74,11 @@ function card(caption) {
     view.getContext("2d").putImageData(new ImageData(rgba, side, side), 0, 0);
     view.classList.toggle("smooth", side > 64);
     view.setAttribute("role", "img");
-    view.setAttribute("aria-label", `what the model sees: ${answer.known ? answer.label : "none of its classes"}?`);
-    verdict.replaceChildren();
-    element("span", "verdict", verdict, { textContent: answer.known ? answer.label : "none of its classes" });
-    if (!answer.known) element("span", "hint", verdict, { textContent: ` nearest: ${answer.label}` });
+    const verdict = answer.known ? answer.label : NONE;
+    view.setAttribute("aria-label", `what the model sees: ${verdict}?`);
+    line.replaceChildren();
+    element("span", "verdict", line, { textContent: verdict });
+    if (!answer.known) element("span", "hint", line, { textContent: ` nearest: ${answer.label}` });
     bars.classList.toggle("plain", !answer.known);
     bars.replaceChildren();
     for (const { label, probability } of answer.top.slice(0, SHOWN)) {
