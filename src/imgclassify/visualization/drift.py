@@ -47,12 +47,13 @@ def plot_drift(drift: Drift) -> Figure:
     middle.set(ylabel="refusals", ylim=(0, max(0.2, 1.1 * np.max(refused))))
     percent(above.yaxis, middle.yaxis)
 
-    reach = max(0.1, float(np.abs(shares).max()))
+    reach = np.ceil(50 * max(0.1, np.abs(shares).max())) / 50  # so that the ticks are whole per cents
     image = below.imshow(shares[:, shown].T, cmap="PuOr_r", vmin=-reach, vmax=reach, aspect="auto")
     below.set_yticks(range(len(shown)), [reference.class_names[each] for each in shown])
     below.tick_params(length=0)
     below.spines[:].set_visible(False)
-    bar = figure.colorbar(image, ax=below, label="change of share", pad=0.01)
+    ticks = np.linspace(-reach, reach, 5)
+    bar = figure.colorbar(image, ax=below, label="change of share", pad=0.01, ticks=ticks)
     percent(bar.ax.yaxis)
     step = -(-len(windows) // 20)
     below.set_xticks(range(0, len(windows), step), [str(each) for each in windows[::step]], rotation=45, ha="right")
