@@ -42,7 +42,7 @@ class Connection:
 
     async def send(self, request: bytes) -> int:
         """Send a request, and read the answer; returns its status."""
-        if self.streams is None:
+        if self.streams is None or self.streams[0].at_eof():  # the server closes connections that were idle for long
             self.streams = await asyncio.open_connection("127.0.0.1", self.port)
         reader, writer = self.streams
         writer.write(request)
