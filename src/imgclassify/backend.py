@@ -8,7 +8,7 @@ import sys
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
@@ -34,7 +34,35 @@ def native_stderr_silenced() -> Iterator[None]:
 def tensorflow() -> ModuleType:
     """TensorFlow, imported without its start-up noise; GPU memory grows on demand. Safe to call from any thread."""
     with _importing:
-        return _import_tensorflow()
+        tf = _import_tensorflow()
+        _start_devices()
+        return tf
+
+
+def start_cluster(addresses: Sequence[str], index: int) -> Any:
+    """Connect this process with others, and wait for them; must come before all other uses of TensorFlow.
+
+    Args:
+        addresses: host:port of each process.
+        index: Which of them is this one, from 0.
+
+    Returns:
+        A `tf.distribute.MultiWorkerMirroredStrategy`.
+    """
+    with _importing:
+        tf = _import_tensorflow()
+        cluster = tf.train.ClusterSpec({"worker": list(addresses)})
+        resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(cluster, task_type="worker", task_id=index)
+        with quiet(), native_stderr_silenced():
+            strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+        _start_devices()
+        return strategy
+
+
+@functools.cache
+def _start_devices() -> None:
+    with native_stderr_silenced():
+        _import_tensorflow().config.list_logical_devices()
 
 
 @functools.cache
@@ -53,7 +81,6 @@ def _import_tensorflow() -> ModuleType:
             if not gpus:  # several operations in parallel, each on one core: see `towers`
                 tf.config.threading.set_intra_op_parallelism_threads(max(1, cores() // _MOST_THREADS))
                 tf.config.threading.set_inter_op_parallelism_threads(cores())
-        tf.config.list_logical_devices()  # starts the devices, which is the other source of noise
     tf.get_logger().setLevel("ERROR")  # its retracing warnings assume that a program uses one model only
     return tf
 

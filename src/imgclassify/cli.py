@@ -22,18 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show loses no results
-    options = _parser().parse_args(arguments)
-    try:
-        return options.command(options) or 0
-    except KeyboardInterrupt:
-        return commands.fail(options, "interrupted; what was finished is kept", 130)
-    except BrokenPipeError:  # the reader of our output has closed it, as `head` does
-        sys.stderr.close()
-        return 1
-    except argparse.ArgumentTypeError as error:
-        return commands.fail(options, str(error), 2)
-    except (ValueError, OSError, MemoryError) as error:
-        return commands.fail(options, str(error), 1)
+    return commands.perform(_parser().parse_args(arguments))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -76,6 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     option("--name", "name of the run (default: the recipe's)")
     option("--resume", "go on with this unfinished run, by name or latest: its recipe, data and seed", metavar="RUN")
     option("--replace", "replace the published model once it is complete", action="store_true")
+    text = "train together with other machines: host:port of each, the same list for all; worker 0 decides what"
+    option("--workers", text, type=lambda text: text.split(","), metavar="HOST:PORT,...")
+    option("--worker", "which of them this one is, from 0 (default: 0)", type=_bounded(int, 0, 9999), default=0)
 
     option = command(commands.evaluate)
     option("model", model, nargs="?", default="best")

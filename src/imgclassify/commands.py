@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import functools
 import os
 import sys
 from collections.abc import Callable
@@ -22,6 +23,21 @@ def fail(options: argparse.Namespace, sentence: str, code: int) -> int:
     complain(sentence)
     show(options, {"error": sentence})
     return code
+
+
+def perform(options: argparse.Namespace) -> int:
+    """Run the command of these options; returns its exit code. What goes wrong is said in a sentence."""
+    try:
+        return options.command(options) or 0
+    except KeyboardInterrupt:
+        return fail(options, "interrupted; what was finished is kept", 130)
+    except BrokenPipeError:  # the reader of our output has closed it, as `head` does
+        sys.stderr.close()
+        return 1
+    except argparse.ArgumentTypeError as error:
+        return fail(options, str(error), 2)
+    except (ValueError, OSError, MemoryError) as error:
+        return fail(options, str(error), 1)
 
 
 def show(options: argparse.Namespace, values: object, text: str | None = None) -> None:
@@ -108,12 +124,53 @@ def _save_figures(data: str, figures: dict) -> list[Path]:
 
 def train(options: argparse.Namespace) -> int:
     """Train a network; it is kept as a run, and published if there is no model yet."""
+    from imgclassify.runs.records import time_stamp
+    from imgclassify.training.supervise import supervise
+    from imgclassify.training.workers import ALONE, check_addresses
+
+    if options.workers is None:
+        return _train(options, ALONE)
+
+    check_addresses(options.workers, options.worker)
+    name = f"worker {options.worker} of {len(options.workers)}"
+    complain(f"{name}: waiting for the others")
+    work = functools.partial(_as_worker, options, name, time_stamp())
+    return supervise(work, lambda what: complain(f"{name}: {what}"))
+
+
+def _as_worker(options: argparse.Namespace, name: str, began: str, attempt: int) -> int:
+    """What the process of a worker does; worker 0 goes on with the run that an earlier attempt began."""
+    from imgclassify.runs.records import list_runs
+    from imgclassify.training.supervise import LOST
+    from imgclassify.training.workers import LostError, join_workers
+
+    def together(options: argparse.Namespace) -> int:
+        try:
+            workers = join_workers(options.workers, options.worker)
+            complain(f"{name}: all are there")
+            return _train(options, workers)
+        except LostError as error:
+            complain(f"{name}: {error}")
+            return LOST
+
+    if attempt and not options.resume:
+        unfinished = (run.name for run in list_runs() if run.name >= began and run.manifest.status == "interrupted")
+        options.resume = next(unfinished, None)
+    options.command = together
+    return perform(options)
+
+
+def _train(options: argparse.Namespace, workers) -> int:
     from imgclassify import train_model, train_or_load_model
     from imgclassify.data.loading import OWN_SIZE
     from imgclassify.recipes import check_name, get_recipe
     from imgclassify.training.publish import find_published
     from imgclassify.training.train import unfinished_run
 
+    if workers.index > 0:
+        model, _ = train_model(data=options.data, workers=workers)
+        show(options, model.manifest.to_dict(), "This worker has done its part; worker 0 keeps the model.")
+        return 130 if model.manifest.status == "interrupted" else 0
     if options.resume:
         record, recipe = unfinished_run(options.resume)
         data = _load_data(record.dataset.location(), size=recipe.size)
@@ -128,6 +185,7 @@ def train(options: argparse.Namespace) -> int:
             raise argparse.ArgumentTypeError(str(error)) from error
         data = _load_data(options.data, size=recipe.size)
         arguments = {key: getattr(options, key) for key in ("seed", "share", "precision", "name")}
+    arguments["workers"] = workers
     target, existing = find_published(recipe.name, data.name)
     if existing and not options.replace:
         model, _ = train_model(recipe, data, **arguments)

@@ -36,8 +36,8 @@ class Witness(Batches):
         super().__init__(*arguments, **options)
         self.drawn: list[tuple[int, int, Chunk]] = []  # epoch, step, chunk
 
-    def chunk(self, epoch: int, order: np.ndarray, step: int) -> Chunk:
-        chunk = super().chunk(epoch, order[: (step + 2) * self.batch_size], step)
+    def chunk(self, epoch: int, order: np.ndarray, step: int, part: slice = slice(None)) -> Chunk:
+        chunk = super().chunk(epoch, order[: (step + 2) * self.batch_size], step, part)
         self.drawn.append((epoch, step, chunk))
         return chunk
 

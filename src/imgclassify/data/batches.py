@@ -72,11 +72,15 @@ class Batches:
             order = order[np.isin(order, among)]
         return np.resize(order, -(-len(order) // self.batch_size) * self.batch_size)
 
-    def chunk(self, epoch: int, order: np.ndarray, step: int) -> Chunk:
-        """Pictures of this epoch's order, from `step` onwards: a few megabytes of whole batches, at least one batch."""
+    def chunk(self, epoch: int, order: np.ndarray, step: int, part: slice = slice(None)) -> Chunk:
+        """Pictures of this epoch's order, from `step` onwards: a few megabytes of whole batches, at least one batch.
+
+        With `part`, only this part of each batch.
+        """
         bytes_per_picture = int(np.prod(self.picture_shape)) * self._pictures.dtype.itemsize
         steps = max(1, _CHUNK_BYTES // (self.batch_size * bytes_per_picture))
         positions = order[step * self.batch_size : (step + steps) * self.batch_size]
+        positions = positions.reshape(-1, self.batch_size)[:, part].ravel()
         rows = self._rows[positions]
         which: Any = rows
         if len(self._pictures.shape) == 5:

@@ -23,7 +23,7 @@ def write_checkpoint(folder: Path, state: Mapping[str, Any]) -> None:
     Raises:
         OSError: It cannot be written; those that are there are unchanged.
     """
-    content, there = msgspec.msgpack.encode(state, enc_hook=_encode), _checkpoints(folder)
+    content, there = pack(state), _checkpoints(folder)
     number = int(there[-1].stem.rpartition("-")[2]) + 1 if there else 1
     with replacing(folder / f"checkpoint-{number:06d}.msgpack", lasting=True) as part:
         part.write_bytes(zlib.crc32(content).to_bytes(4, "little") + content)
@@ -36,8 +36,18 @@ def read_checkpoint(folder: Path) -> dict[str, Any] | None:
         with contextlib.suppress(OSError):
             content = path.read_bytes()
             if len(content) > 4 and zlib.crc32(content[4:]) == int.from_bytes(content[:4], "little"):
-                return msgspec.msgpack.decode(content[4:], ext_hook=_decode)
+                return unpack(content[4:])
     return None
+
+
+def pack(value: Any) -> bytes:
+    """Dictionaries and lists of arrays, numbers and texts, as bytes; see `unpack`."""
+    return msgspec.msgpack.encode(value, enc_hook=_encode)
+
+
+def unpack(content: bytes) -> Any:
+    """What was packed; tuples are lists now."""
+    return msgspec.msgpack.decode(content, ext_hook=_decode)
 
 
 def remove_checkpoints(folder: Path, *, but: int = 0) -> None:

@@ -25,17 +25,20 @@ class Keeper:
     What cannot be written is said once, and tried again at the next occasion; the training goes on in memory.
 
     Args:
-        folder: The run's; it is created.
+        folder: The run's; it is created. None to keep nothing, for all workers but one.
         progress: Where problems are said.
 
     Raises:
         ValueError: Another training is writing this run.
     """
 
-    def __init__(self, folder: Path, progress: Progress):
-        self._folder, self._model, self._progress = folder, folder / RUN_MODEL, progress
+    def __init__(self, folder: Path | None, progress: Progress):
+        self._kept, self._folder, self._progress = folder is not None, folder or Path(), progress
+        self._model = self._folder / RUN_MODEL
         self._said, self._last, self._cost = set[str](), time.monotonic(), 0.0
         self._lock = contextlib.ExitStack()
+        if folder is None:
+            return
         self._try(lambda: None)  # creates the folder
         try:
             self._lock.enter_context(locked(lock_of(folder)))
@@ -47,8 +50,13 @@ class Keeper:
         self._try(lambda: write_manifest(self._model, manifest))
 
     def restore(self, loop, watch: Watch) -> None:
-        """Go on from the run's last checkpoint, if it has one."""
-        if isinstance(loop, Loop) and (state := read_checkpoint(self._folder)) is not None:
+        """Go on from the run's last checkpoint, if it has one; all workers begin or go on as worker 0 does."""
+        if not isinstance(loop, Loop):
+            return
+        state = read_checkpoint(self._folder) if self._kept else None
+        if state is None and watch.workers.count > 1 and self._kept:
+            state = {"loop": loop.state(), "watch": watch.state()}
+        if (state := watch.workers.share(state)) is not None:
             loop.restore(state["loop"])
             watch.restore(state["watch"], loop.network.get_weights())
             if len(watch.history["loss"]) > loop.epoch:
@@ -61,7 +69,7 @@ class Keeper:
         """
         began = time.monotonic()
         waiting = every is not None and began - self._last < max(every, self._cost / _MOST)
-        if waiting or not isinstance(loop, Loop):
+        if waiting or not self._kept or not isinstance(loop, Loop):
             return
         state = {"loop": loop.state(), "watch": watch.state()}
         self._try(lambda: write_checkpoint(self._folder, state))
@@ -81,6 +89,8 @@ class Keeper:
 
     def _try(self, write: Callable[[], Any]) -> Any:
         """What `write` returns; None, with a sentence, if the disk does not take it."""
+        if not self._kept:
+            return None
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             return write()

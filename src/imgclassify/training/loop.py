@@ -1,5 +1,6 @@
-"""The training loop: trains a network epoch by epoch, in compiled steps."""
+"""The training loop: trains a network epoch by epoch, in compiled steps, alone or with other workers."""
 
+import contextlib
 import functools
 from collections.abc import Iterator
 from typing import Any
@@ -8,11 +9,12 @@ import numpy as np
 
 from imgclassify import backend
 from imgclassify.data.augmentation import Variations, vary
-from imgclassify.data.batches import Batches, Chunk
+from imgclassify.data.batches import Batches
 from imgclassify.data.images import scale_pixels
 from imgclassify.models.fast_layers import training_copy
 from imgclassify.recipes import Recipe
 from imgclassify.training.optimizers import build_optimizer
+from imgclassify.training.workers import ALONE, Workers
 
 _CHUNK_SECONDS = 0.3  # how long the compiled loop runs before it checks for Stop; the current step is finished
 
@@ -32,6 +34,12 @@ class Loop:
         recipe: How to train it.
         batches: What to train it on; the loop knows nothing else about the data.
         precision: "float32", "mixed_bfloat16" or "mixed_float16".
+        workers: Who trains it together. Each computes the gradients of its part of every batch; with their sum, all
+            take the same step, so that their networks stay equal. The loss is that of one process whose batches are
+            split into as many towers.
+
+    Raises:
+        ValueError: The batches cannot be split among the workers.
 
     Attributes:
         network: The network that is trained, a copy of the model; see `training_copy`.
@@ -39,10 +47,15 @@ class Loop:
         loss, accuracy: Means over the last epoch's batches, as they were trained on, which may be only hard pictures.
     """
 
-    def __init__(self, model, recipe: Recipe, batches: Batches, precision: str):
+    def __init__(self, model, recipe: Recipe, batches: Batches, precision: str, workers: Workers = ALONE):
         tf = backend.tensorflow()
         self._recipe, self._batches, self._classes = recipe, batches, model.output_shape[-1]
-        self._towers = backend.towers(batches.batch_size)
+        self._workers, self._part = workers, workers.part(batches.batch_size)  # of each batch, this worker's
+        if batches.batch_size % workers.count:
+            must = f"The batch size must be a multiple of the {workers.count} workers."
+            raise ValueError(f"{must} Received: batch_size={batches.batch_size}")
+        self._towers_each = workers.share(backend.towers(batches.batch_size // workers.count))
+        self._towers = self._towers_each * workers.count
         self.network = training_copy(model, precision, towers=self._towers)
         self._steps = recipe.steps(len(batches))
         self._ends = np.cumsum([0, *self._steps])  # ends of the epochs, in steps since the beginning
@@ -67,9 +80,9 @@ class Loop:
         tf, steps, start, chunk, end_of_chunk = backend.tensorflow(), self._steps[epoch], 0, None, 0
         while self.step < steps:
             if self.step >= end_of_chunk:
-                start, drawn = self.step, self._batches.chunk(epoch, self._order, self.step)
-                end_of_chunk = start + len(drawn.positions) // self._batches.batch_size
-                chunk = {key: tf.constant(part) for key, part in _used(drawn).items()}
+                start, drawn = self.step, self._draw(epoch, self._order, self.step)
+                end_of_chunk = start + len(drawn["labels"])
+                chunk = {key: tf.constant(part) for key, part in drawn.items()}
             size, end_of_size = self.size_at(epoch, self.step)
             end = min(end_of_chunk, end_of_size)
             numbers = [tf.constant(number, tf.int32) for number in (self.step - start, end - start, *size)]
@@ -132,11 +145,23 @@ class Loop:
         self._order = self._batches.order(epoch, among)
         self.epoch, self.step, self._sums = epoch, 0, np.zeros(2)
 
+    def _draw(self, epoch: int, order: np.ndarray, step: int) -> dict[str, np.ndarray]:
+        """Arrays for some steps, (steps, pictures per step, ...), without variations that are not drawn.
+
+        Positions are those of whole batches, everything else is for this worker's part of them.
+        """
+        drawn, length = self._batches.chunk(epoch, order, step, self._part), self._part.stop - self._part.start
+        parts = {"pictures": drawn.pictures, "labels": drawn.labels} | drawn.variations._asdict()
+        used = {name: part.reshape(-1, length, *part.shape[1:]) for name, part in parts.items() if part is not None}
+        end = step + len(used["labels"])
+        positions = order[step * self._batches.batch_size : end * self._batches.batch_size]
+        return used | {"positions": positions.reshape(-1, self._batches.batch_size)}
+
     @functools.cached_property
     def _advance(self):
         """`_some_steps`, traced once for chunks of any length."""
         tf = backend.tensorflow()
-        example = _used(self._batches.chunk(0, self._batches.order(0), 0))
+        example = self._draw(0, self._batches.order(0), 0)
         signature = {key: tf.TensorSpec((None, *part.shape[1:]), part.dtype) for key, part in example.items()}
         numbers = [tf.TensorSpec((2,), tf.float64), *[tf.TensorSpec((), tf.int32)] * 4]
         with backend.tracing():
@@ -147,34 +172,73 @@ class Loop:
 
         Loss and hits are added to the sums step by step, so that they do not depend on how many steps run at a time.
         """
-        tf, batch = backend.tensorflow(), self._batches.batch_size
+        tf = backend.tensorflow()
         started = tf.timestamp()
 
-        def body(step, sums):
-            # The batch size is made known in advance: `_convolve` needs it.
-            part = {
-                key: tf.ensure_shape(values[step * batch : (step + 1) * batch], (batch, *values.shape[1:]))
-                for key, values in chunk.items()
-            }
-            return step + 1, sums + tf.cast(tf.stack(self._step(part, (height, width))), tf.float64)
+        def body(step, sums, _):
+            batch = {key: values[step] for key, values in chunk.items()}
+            loss, hits, late = self._step(batch, (height, width), started)
+            return step + 1, sums + tf.cast(tf.stack([loss, hits]), tf.float64), late
 
-        def on(now, *_):
-            return (now < end) & ((now == step) | (tf.timestamp() - started < _CHUNK_SECONDS))
+        def on(now, _, late):
+            return (now < end) & ~late
 
-        return tf.while_loop(on, body, (step, sums), parallel_iterations=1)
+        return tf.while_loop(on, body, (step, sums, tf.constant(False)), parallel_iterations=1)[:2]
 
-    def _step(self, batch: dict, size):
-        """One step; the towers of the batch run in parallel. Returns the mean loss and the number of hits."""
-        tf = backend.tensorflow()
+    def _step(self, batch: dict, size, started):
+        """One step; the towers of the batch run in parallel.
+
+        Returns the mean loss, the number of hits, and whether time is up for one of the workers.
+        """
+        tf, count = backend.tensorflow(), self._towers_each
         variations = Variations(*(batch.get(name) for name in Variations._fields))
         x = self._resized(scale_pixels(vary(batch["pictures"], variations)), size)
-        towers = zip(tf.split(x, self._towers), tf.split(batch["labels"], self._towers), strict=True)
-        losses, hits, certainty, gradients = zip(*(self._tower(*tower) for tower in towers), strict=True)
+        with self._averaged(), self._as_if_alone():
+            towers = zip(tf.split(x, count), tf.split(batch["labels"], count), strict=True)
+            losses, hits, certainty, gradients = zip(*(self._tower(*tower) for tower in towers), strict=True)
+        sums = [tf.add_n(each) for each in (losses, hits, *zip(*gradients, strict=True))]
+        with tf.control_dependencies(sums):
+            late = tf.cast(tf.timestamp() - started >= _CHUNK_SECONDS, tf.float32)
+        around = [[self._part.start, self._batches.batch_size - self._part.stop]]
+        whole, late, loss, hits, *summed = self._workers.sum(
+            [tf.pad(tf.concat(certainty, axis=0), around), late, *sums]
+        )
         if self._recipe.hard_fraction < 1:
-            self._certainty.scatter_update(tf.IndexedSlices(tf.concat(certainty, axis=0), batch["positions"]))
-        means = [tf.add_n(each) / self._towers for each in zip(*gradients, strict=True)]
+            self._certainty.scatter_update(tf.IndexedSlices(whole, batch["positions"]))
+        means = [each / self._towers for each in summed]
         self._optimizer.apply(means, self.network.trainable_variables)
-        return tf.add_n(losses) / self._towers, tf.add_n(hits)
+        return loss / self._towers, hits, late > 0
+
+    @contextlib.contextmanager
+    def _as_if_alone(self) -> Iterator[None]:
+        """Draw what is random, as dropout is, as one process would for these of its towers."""
+        layers = [layer for layer in self.network.layers if hasattr(layer, "seed_generator")]
+        before = self._workers.index * self._towers_each
+        for layer in layers * before:
+            layer.seed_generator.next()
+        yield
+        for layer in layers * (self._towers - before - self._towers_each):
+            layer.seed_generator.next()
+
+    @contextlib.contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Move the averages of batch normalisation by the statistics of all workers, one after the other."""
+        layers = [layer for layer in self.network.layers if hasattr(layer, "moving_mean") and layer.trainable]
+        if self._workers.count == 1 or not layers:
+            yield
+            return
+        tf = backend.tensorflow()
+        averages = [(each, layer.momentum) for layer in layers for each in (layer.moving_mean, layer.moving_variance)]
+        before = [tf.identity(each) for each, _ in averages]
+        yield
+        own, later = self._towers_each, self._towers_each * (self._workers.count - 1 - self._workers.index)
+        moves = [
+            (each - start * momentum**own) * momentum**later
+            for (each, momentum), start in zip(averages, before, strict=True)
+        ]
+        sums = self._workers.sum(moves)
+        for (each, momentum), start, move in zip(averages, before, sums, strict=True):
+            each.assign(start * momentum**self._towers + move)
 
     def _resized(self, x, size):
         tf = backend.tensorflow()
@@ -197,9 +261,3 @@ class Loop:
         certainty = tf.gather(probabilities, labels, batch_dims=1)
         gradients = tape.gradient(scaled, self.network.trainable_variables)
         return loss, tf.reduce_sum(tf.cast(hits, tf.float32)), certainty, gradients
-
-
-def _used(chunk: Chunk) -> dict[str, np.ndarray]:
-    """The arrays of a chunk by name, without variations that are not drawn."""
-    parts = {"pictures": chunk.pictures, "labels": chunk.labels, "positions": chunk.positions}
-    return parts | {name: part for name, part in chunk.variations._asdict().items() if part is not None}

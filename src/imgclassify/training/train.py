@@ -6,7 +6,7 @@ import functools
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,7 @@ from imgclassify.training.keeping import HALF_A_MINUTE, Keeper
 from imgclassify.training.loop import DivergedError, Loop
 from imgclassify.training.transfer import Job, LogisticLoop, fit_detector, prepare_job
 from imgclassify.training.watch import History, StopTraining, Watch
+from imgclassify.training.workers import ALONE, LostError, Workers
 
 _SHORT_EPOCHS, _SHORT_VARIANTS = 3, 2  # in short mode
 _WHITENING_SAMPLE = 5000  # training pictures that the whitening is computed from
@@ -51,6 +52,7 @@ def train_model(
     stop: threading.Event | None = None,
     on_epoch_end: Callable[[History], None] | None = None,
     progress: Progress | None = None,
+    workers: Workers = ALONE,
     **settings,
 ) -> tuple[Classifier, History]:
     """Train a fresh network, or go on with an unfinished run, and keep it in `artifacts/runs/<time>-<name>/`.
@@ -78,6 +80,8 @@ def train_model(
         stop: If it is set from another thread, the training ends after the current step, within half a second.
         on_epoch_end: Called after every epoch with the history so far.
         progress: Where to show the progress; default: the terminal or the notebook's cell.
+        workers: Who trains it together; see `join_workers`. Each calls this function. Worker 0 decides what is trained,
+            keeps the run and calibrates the network; the others pass their copy of the data, and nothing else.
         **settings: Other values for the recipe's fields, for instance `epochs=5`.
 
     Returns:
@@ -92,34 +96,44 @@ def train_model(
         ModelFileError: The run to resume is complete, or was trained on other data.
         DivergedError: The loss is not finite, as with too high a learning rate; the run is "failed".
         MemoryError: A batch does not fit into the (graphics) memory.
+        LostError: Another worker is gone; the run can be resumed.
     """
-    if resume is None:
-        chosen = in_short_mode(get_recipe(recipe, **settings))
-        data = as_dataset(data, size=chosen.size)
-        check_name(chosen.name if name is None else name)
-        rows = split_rows(data, chosen, share, seed)
-        precision = backend.choose_precision(precision)
-        record = _new_record(chosen, data, rows, seed=seed, share=share, precision=precision)
+    if workers.index > 0:
+        record, chosen, data, rows = _joined(workers, data)
     else:
-        record, chosen, data, rows = _begun(resume, data)
-        seed, precision = record.seed or 0, record.precision or "float32"
+        if resume is None:
+            chosen = in_short_mode(get_recipe(recipe, **settings))
+            data = as_dataset(data, size=chosen.size)
+            check_name(chosen.name if name is None else name)
+            rows = split_rows(data, chosen, share, seed)
+            settings = {"seed": seed, "share": share, "precision": backend.choose_precision(precision)}
+            record = _new_record(chosen, data, rows, workers=workers.count, **settings)
+        else:
+            record, chosen, data, rows = _begun(resume, data)
+        record = replace(record, run=record.run or new_run(name or chosen.name))
+        _invite(workers, chosen, record, data)
+    seed, precision, run = record.seed or 0, record.precision or "float32", record.run
 
     backend.set_seed(seed)
     network = new_network(chosen, data, rows[0])
-    run = record.run or new_run(name or chosen.name)
-    classifier = Classifier.of(Classifier(network, replace(record, run=run, status="running")), data.class_names)
+    classifier = Classifier.of(Classifier(network, replace(record, status="running")), data.class_names)
     pictures, (train_rows, val_rows) = classifier.fitting(data.x_train), rows
     held_out = take_rows(pictures, val_rows), data.y_train[val_rows]
-    with progress or Progress() as progress, contextlib.closing(Keeper(runs_dir() / run, progress)) as keeper:
+    folder = runs_dir() / run if workers.index == 0 else None
+    with progress or Progress() as progress, contextlib.closing(Keeper(folder, progress)) as keeper:
         listeners = [lambda history: keeper.record(replace(classifier.manifest, history=history))]
         listeners += [on_epoch_end] if on_epoch_end else []
-        watch = Watch(chosen.epochs, progress, stop=stop, patience=chosen.patience, listeners=listeners)
-        if changes := provenance.describe_changes(record.machine, record.versions):
+        watch = Watch(
+            chosen.epochs, progress, stop=stop, patience=chosen.patience, listeners=listeners, workers=workers
+        )
+        if changes := provenance.describe_changes(record.machine, record.versions, workers.count):
             progress.say(f"Begun with {changes}: the weights may differ from those of an unbroken training.")
         keeper.record(classifier.manifest)
         training = pictures, data.y_train, train_rows
-        prepare = functools.partial(prepare_job, network, chosen, training, held_out, seed=seed)
-        status, error, job = _fit(prepare, functools.partial(_start, chosen, precision), watch, keeper)
+        prepare = functools.partial(prepare_job, network, chosen, training, held_out, seed=seed, workers=workers)
+        status, error, job = _fit(prepare, functools.partial(_start, chosen, precision, workers), watch, keeper)
+        if error is not None and workers.is_lost(error):
+            raise LostError("another worker is gone") from error
         wall_time = round(time.monotonic() - watch.began, 1)
         classifier = classifier.recorded(status=status, history=watch.history, wall_time_s=wall_time)
         # Calibration needs only the learned layers, unless several views of each picture are averaged.
@@ -127,6 +141,8 @@ def train_model(
         if error is not None:
             _keep_what_there_is(classifier, keeper, seen)
             raise _in_words(error, chosen) from error
+        if workers.index > 0:
+            return classifier, watch.history
         fit = functools.partial(fit_detector, network, chosen, job or seen, groups=data.groups, rows=train_rows)
         classifier = _keep(classifier, keeper, seen, progress, fit=fit)
         if status == "interrupted" or watch.ended_early:
@@ -197,7 +213,9 @@ def new_network(recipe: Recipe, data: Dataset, train_rows: np.ndarray):
     return network
 
 
-def _new_record(recipe: Recipe, data: Dataset, rows: tuple[np.ndarray, np.ndarray], **settings: Any) -> Manifest:
+def _new_record(
+    recipe: Recipe, data: Dataset, rows: tuple[np.ndarray, np.ndarray], *, workers: int, **settings: Any
+) -> Manifest:
     """What a manifest records before the training begins."""
     return Manifest(
         created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
@@ -205,7 +223,7 @@ def _new_record(recipe: Recipe, data: Dataset, rows: tuple[np.ndarray, np.ndarra
         dataset=DataRecord(data.name, data.source, data.fingerprint, data.folder, *map(len, rows)),
         versions=provenance.describe_versions(),
         commit=provenance.source_commit(),
-        machine=provenance.describe_machine(),
+        machine=provenance.describe_machine(workers),
         **settings,
     )
 
@@ -235,11 +253,43 @@ def _begun(run: str, data) -> tuple[Manifest, Recipe, Dataset, tuple[np.ndarray,
     return replace(record, temperatures=(), metrics={}, sha256=None), recipe, data, rows
 
 
-def _start(recipe: Recipe, precision: str, job: Job) -> Loop | LogisticLoop:
+def _invite(workers: Workers, recipe: Recipe, record: Manifest, data: Dataset) -> None:
+    """Tell the other workers what is trained, and hear whether they can; see `_joined`."""
+    if workers.count == 1:
+        return
+    if recipe.optimizer == "logistic":
+        raise ValueError(f"The recipe {recipe.name} does not train in steps: it needs no other workers.")
+    told = ("seed", "share", "precision", "run")
+    settings = {name: getattr(record, name) for name in told}
+    workers.share({"recipe": asdict(recipe), "fingerprint": data.fingerprint, "settings": settings})
+    if workers.any(False):
+        raise DatasetError("Another worker cannot train on the same pictures; its own message says why.")
+
+
+def _joined(workers: Workers, data) -> tuple[Manifest, Recipe, Dataset, tuple[np.ndarray, np.ndarray]]:
+    """What worker 0 trains, with this worker's copy of the data; the result is as that of `_begun`."""
+    plan, problem = workers.share(), None
+    recipe, settings = Recipe(**plan["recipe"]), plan["settings"]
+    try:
+        data = as_dataset(data, size=recipe.size)
+        if data.fingerprint != plan["fingerprint"]:
+            problem = DatasetError(
+                f"Worker 0 trains on other pictures than those of {data.source}: pass the same ones."
+            )
+    except DatasetError as error:
+        problem = error
+    workers.any(problem is not None)
+    if problem is not None:
+        raise problem
+    rows = split_rows(data, recipe, settings["share"], settings["seed"])
+    return _new_record(recipe, data, rows, workers=workers.count, **settings), recipe, data, rows
+
+
+def _start(recipe: Recipe, precision: str, workers: Workers, job: Job) -> Loop | LogisticLoop:
     """The loop that does a job."""
     if recipe.optimizer == "logistic":
         return LogisticLoop(job.network, *job.training)
-    return Loop(job.network, recipe, job.training, precision)
+    return Loop(job.network, recipe, job.training, precision, workers)
 
 
 def _fit(
@@ -277,8 +327,10 @@ def _run_epochs(loop: Loop | LogisticLoop, job: Job, watch: Watch, keeper: Keepe
         for done in loop.run_epoch(epoch):
             keeper.checkpoint(loop, watch, every=HALF_A_MINUTE)
             watch.on_batch_end(done, loop.work_done(epoch + done))
-        probabilities = predict_probabilities(loop.network, job.validation[0], on_batch_end=watch.check_stop)
-        measured = Evaluation(probabilities, job.validation[1])
+        pictures, labels = job.validation
+        mine = pictures[watch.workers.part(len(labels))]
+        probabilities = predict_probabilities(loop.network, mine, on_batch_end=watch.check_stop)
+        measured = Evaluation(watch.workers.gather(probabilities), labels)
         if not np.isfinite(measured.loss):  # by the last step, whose own loss was still finite
             raise DivergedError(
                 "The training diverged: its validation loss is not finite. Try a smaller learning rate."

@@ -21,6 +21,7 @@ from imgclassify.models.inference import batch_length, predict_probabilities
 from imgclassify.recipes import Recipe
 from imgclassify.settings import cache_dir
 from imgclassify.training.features import compute_features, fit_last_layer
+from imgclassify.training.workers import ALONE, Workers
 
 _SMALL = 50_000_000  # bytes of activations that stay in memory
 
@@ -41,6 +42,7 @@ def prepare_job(
     *,
     seed: int,
     report: Callable[[float], None] = lambda share: None,
+    workers: Workers = ALONE,
 ) -> Job:
     """What is to be trained: the whole network or, with `Recipe.frozen`, the layers after the frozen ones.
 
@@ -57,6 +59,7 @@ def prepare_job(
         validation: Pictures to validate on, in the same size, and their class numbers.
         seed: For the variants and for the order of the pictures.
         report: Called with the share of the activations that are computed, 0 to 1; may raise an exception to stop.
+        workers: Who trains together: each computes a part of the activations, and gets all of them.
 
     Raises:
         DatasetError: The disk has no room for the activations.
@@ -78,7 +81,7 @@ def prepare_job(
         return Job(keras.Model(cut, network.output), (features, labels[rows]), (seen, truth))
     variants = _draw_variants(recipe, recipe.variants, len(rows), seed)
     total = len(variants) * len(rows) + len(held)
-    activations = _Activations(keras.Model(network.inputs, cut), lambda done: report(done / total))
+    activations = _Activations(keras.Model(network.inputs, cut), lambda done: report(done / total), workers)
     trained, labels = activations.compute(pictures, rows, variants), labels[rows]
     features = predict_probabilities(keras.Model(cut, network.get_layer(FEATURES).output), trained[0])
     fit_last_layer(network, features, labels)
@@ -143,8 +146,8 @@ def _draw_variants(recipe: Recipe, variants: int, count: int, seed: int) -> list
 class _Activations:
     """What a network's first layers compute, batch by batch on all cores; `report` hears how many pictures are done."""
 
-    def __init__(self, front, report: Callable[[int], None]):
-        self._front, self._report, self._done = front, report, 0
+    def __init__(self, front, report: Callable[[int], None], workers: Workers):
+        self._front, self._report, self._done, self._workers = front, report, 0, workers
         self._activate = backend.tensorflow().function(self._vary_and_see, autograph=False, reduce_retracing=True)
 
     def compute(self, pictures, rows: np.ndarray, variants: Sequence[Variations]) -> np.ndarray:
@@ -171,15 +174,19 @@ class _Activations:
             ) from error
 
     def _parts(self, pictures, rows: np.ndarray, variations: Variations) -> Iterator[np.ndarray]:
-        """float16, a few pictures at a time."""
+        """float16, a few pictures at a time, in turns by all workers."""
         tf, step = backend.tensorflow(), batch_length(pictures.shape[1:])
 
         def compute(start: int) -> np.ndarray:
-            here = slice(start, start + step)
+            here = slice(start + step * self._workers.index, start + step * (self._workers.index + 1))
+            if not len(rows[here]):
+                return np.empty((0, *self._front.output_shape[1:]), np.float16)
             drawn = {name: tf.constant(part[here]) for name, part in variations._asdict().items() if part is not None}
             return self._activate(tf.constant(pictures[rows[here]]), drawn).numpy()
 
-        for part in backend.in_parallel(compute, range(0, len(rows), step)):
+        for part in map(
+            self._workers.gather, backend.in_parallel(compute, range(0, len(rows), step * self._workers.count))
+        ):
             self._done += len(part)
             self._report(self._done)
             yield part

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from imgclassify.progress import Progress, format_seconds
+from imgclassify.training.workers import ALONE, Workers
 
 HISTORY_KEYS = ("loss", "accuracy", "val_loss", "val_accuracy")
 History = dict[str, list[float]]
@@ -29,6 +30,7 @@ class Watch:
         stop: Set from another thread to end the training.
         patience: See `Recipe.patience`.
         listeners: Called with the history after every epoch.
+        workers: Who trains together; they all stop after the same step.
 
     Attributes:
         history: One value per finished epoch for each of `HISTORY_KEYS`.
@@ -46,6 +48,7 @@ class Watch:
         stop: threading.Event | None = None,
         patience: int = 0,
         listeners: Sequence[Callable[[History], None]] = (),
+        workers: Workers = ALONE,
     ):
         self.history: History = {key: [] for key in HISTORY_KEYS}
         self.weights: list[np.ndarray] | None = None
@@ -53,7 +56,7 @@ class Watch:
         self.best_epoch = -1
         self._patience = patience
         self.began = time.monotonic()
-        self.epochs, self._progress, self._listeners = epochs, progress, listeners
+        self.epochs, self._progress, self._listeners, self.workers = epochs, progress, listeners, workers
         self._stop, self._signalled = stop or threading.Event(), threading.Event()
         self._epoch, self._epoch_began = 0, self.began
         self._first_steps: float | None = None  # time when they were done, so that tracing does not count
@@ -75,7 +78,7 @@ class Watch:
 
     def on_batch_end(self, done: float = 0.0, work_done: float = 0.0) -> None:
         """Some batches are done: `done` is a share of the epoch, `work_done` a share of the whole training's work."""
-        self.check_stop()
+        self.check_stop(together=True)
         self._first_steps = self._first_steps or time.monotonic()
         left = _time_left(self._first_steps, work_done)
         self._progress.update(f"epoch {self._epoch + 1}/{self.epochs}  {done:4.0%}{left}")
@@ -95,9 +98,12 @@ class Watch:
         for listener in self._listeners:
             listener({key: list(values) for key, values in self.history.items()})
 
-    def check_stop(self) -> None:
-        """Raise `StopTraining` if the caller has set `stop`, or a signal has come."""
-        if self._stop.is_set() or self._signalled.is_set():
+    def check_stop(self, *, together: bool = False) -> None:
+        """Raise `StopTraining` if the caller has set `stop`, or a signal has come.
+
+        Several workers do it together, and not where each does something of its own.
+        """
+        if (together or self.workers.count == 1) and self.workers.any(self._stop.is_set() or self._signalled.is_set()):
             raise StopTraining
 
     def state(self) -> dict[str, Any]:
