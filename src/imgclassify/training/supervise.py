@@ -26,17 +26,20 @@ def supervise(work: Callable[[int], int], say: Callable[[str], None]) -> int:
     context = multiprocessing.get_context("spawn")  # a fork of a process with threads in it may hang
     with _obeying_signals() as (asked, processes):
         for attempt in range(_STARTS):
+            if attempt:
+                say(f"started again, {attempt + 1} of at most {_STARTS} times")
+                time.sleep(_PAUSE)
             process = context.Process(target=_in_process, args=(work, attempt), daemon=True)
             process.start()
             processes.append(process)
+            if asked:  # in the pause
+                process.terminate()
             process.join()
             code = process.exitcode or 0
             if asked or 0 <= code != LOST:
                 break
-            if attempt + 1 < _STARTS:
-                say(f"started again, {attempt + 2} of at most {_STARTS} times")
-                time.sleep(_PAUSE)
-    return _INTERRUPTED if asked and code < 0 else code if code >= 0 else LOST
+    died = code < 0 or code == LOST
+    return _INTERRUPTED if asked and died else LOST if died else code
 
 
 def _in_process(work: Callable[[int], int], attempt: int) -> None:

@@ -12,7 +12,7 @@ from imgclassify import backend
 from imgclassify.runs.checkpoint import pack, unpack
 
 
-class LostError(ConnectionError):
+class LostError(RuntimeError):
     """Another worker is gone; a training goes on from its last checkpoint once all are there again."""
 
 
@@ -43,7 +43,10 @@ class Workers:
         return [tf.reshape(part, each.shape) for part, each in zip(parts, tensors, strict=True)]
 
     def gather(self, array: np.ndarray) -> np.ndarray:
-        """The arrays of all workers (float16, float32 or int32), one after the other along the first axis."""
+        """The arrays of all workers (float16, float32 or int32), one after the other along the first axis.
+
+        One of them may have nothing, but not all: that would end TensorFlow.
+        """
         if self.count == 1:
             return array
         return self._exchanged(self._gather, array)

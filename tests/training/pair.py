@@ -1,0 +1,77 @@
+"""One of two workers, or both in one process: `python pair.py ADDRESSES INDEX OUTPUT` writes JSON of what it learned.
+
+With an empty ADDRESSES it trains alone, in the same number of towers.
+"""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from killed import made_up
+
+from imgclassify import backend
+from imgclassify.data.batches import Batches
+from imgclassify.data.images import Resized
+from imgclassify.models.networks import build_model
+from imgclassify.recipes import get_recipe
+from imgclassify.training.loop import Loop
+from imgclassify.training.transfer import prepare_job
+from imgclassify.training.workers import ALONE, join_workers
+
+SMALL = {"epochs": 3, "batch_size": 16}
+RECIPES = {
+    "baseline": get_recipe("baseline", **SMALL),
+    "fast": get_recipe("fast", **SMALL),
+    "photos": get_recipe("photos", size=96, variants=2, **SMALL),
+}
+
+
+def exchanges(workers) -> dict:
+    """What comes of each exchange, with values that tell the workers apart."""
+    tf, index = backend.tensorflow(), workers.index
+    tensors = [tf.fill((2, 3), index + 1.0), tf.constant(10.0 * (index + 1))]
+    summed = tf.function(lambda: workers.sum(tensors), autograph=False)()
+    return {
+        "sum": [each.numpy().tolist() for each in summed],
+        "gather": workers.gather(np.full((2 - index, 2), index, np.float16)).tolist(),
+        "from one": workers.gather(np.full((3 * index, 1), 7, np.int32)).tolist(),
+        "any": [workers.any(False), workers.any(index == 1), workers.any(True)],
+        "share": workers.share({"name": f"from {index}", "array": np.arange(5) + index})["array"].tolist(),
+    }
+
+
+def train(workers, recipe) -> dict:
+    """Losses of each epoch, and a digest of everything that the loop has learned."""
+    data = made_up()
+    rows, labels = np.arange(len(data.y_train)), data.y_train
+    backend.set_seed(workers.index)  # so that the workers begin with different weights
+    if recipe.architecture in ("baseline", "airbench"):
+        options = {"batch_size": recipe.batch_size, "augmentation": recipe.augmentation}
+        network, batches = build_model(recipe.architecture, num_classes=3), Batches(data.x_train, labels, **options)
+    else:
+        network = build_model(recipe.architecture, input_shape=(96, 96, 3), num_classes=3)
+        pictures = Resized(data.x_train, 96)
+        held = pictures[np.arange(12)], labels[:12]
+        network, batches, _ = prepare_job(network, recipe, (pictures, labels, rows), held, seed=0, workers=workers)
+    loop = Loop(network, recipe, batches, "float32", workers)
+    loop.restore(workers.share(loop.state()))
+    losses = [(list(loop.run_epoch(epoch)), loop.loss, loop.accuracy)[1:] for epoch in range(recipe.epochs)]
+    state = loop.state()
+    learned = [*state["network"], *state["optimizer"], state["certainty"]]
+    digest = hashlib.sha256(b"".join(each.tobytes() for each in learned)).hexdigest()
+    means = [float(np.mean(each)) for each in learned]
+    return {"losses": losses, "digest": digest, "means": means}
+
+
+def main(addresses: str, index: str, output: str) -> None:
+    workers = join_workers(addresses.split(","), int(index)) if addresses else ALONE
+    backend.towers = lambda pictures: pictures // 8  # two in one process, one in each of two
+    heard = exchanges(workers) if addresses else {}
+    trained = {name: train(workers, recipe) for name, recipe in RECIPES.items()}
+    Path(output).write_text(json.dumps({"heard": heard, "trained": trained}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
