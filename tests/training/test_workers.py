@@ -73,7 +73,7 @@ def test_each_worker_hears_what_all_have_sent(results):
         assert heard["share"] == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("recipe", ["baseline", "fast", "photos"])
+@pytest.mark.parametrize("recipe", ["baseline", "fast", "fast in bfloat16", "photos"])
 def test_two_workers_learn_what_one_process_learns(results, recipe):
     """Dropout, batch normalisation, hard pictures and frozen layers included; the sums are those of two towers."""
     alone, *pair = (each["trained"][recipe] for each in results)

@@ -259,5 +259,7 @@ class Loop:
             scaled = self._optimizer.scale_loss(loss)
         hits = tf.equal(tf.argmax(probabilities, axis=1, output_type=tf.int32), labels)
         certainty = tf.gather(probabilities, labels, batch_dims=1)
-        gradients = tape.gradient(scaled, self.network.trainable_variables)
+        variables = self.network.trainable_variables
+        # `_convolve`'s gradients do not say how large they are.
+        gradients = map(tf.ensure_shape, tape.gradient(scaled, variables), [each.shape for each in variables])
         return loss, tf.reduce_sum(tf.cast(hits, tf.float32)), certainty, gradients
