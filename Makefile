@@ -7,7 +7,7 @@ PYTHON ?= $(shell for python in python3.12 python3.11 python3.13 python3 python;
 	&& { echo "$$python"; break; }; done)
 IMAGE ?=
 
-.PHONY: help run test test-browser lab app notebooks screenshots bench bench-export bench-serve report reproduce lint clean
+.PHONY: help run test test-browser lab app notebooks screenshots bench bench-export bench-serve bench-scale report reproduce lint clean
 
 help:
 	@echo "make run [IMAGE=photo.jpg]  find the data, load or train the baseline, evaluate, plot, classify"
@@ -20,6 +20,7 @@ help:
 	@echo "make bench                  measure speed side by side with plain Keras and PyTorch; writes docs/speed.md's table"
 	@echo "make bench-export           export the shipped models, measure files and web pages (eight minutes)"
 	@echo "make bench-serve            measure the service beside plain FastAPI; writes docs/deployment.md's tables (12 minutes)"
+	@echo "make bench-scale            measure trainings by several workers; writes docs/scale.md's tables (ten minutes)"
 	@echo "make report                 measure the shipped models for their cards and the README's table (ten minutes)"
 	@echo "make reproduce              train anew what is shipped, with the locked versions (two hours)"
 	@echo "make lint                   check the style of code and notebooks"
@@ -78,6 +79,9 @@ bench-export: $(VENV)/.installed-test
 # LITSERVE=/path/to/python of an environment with litserve, and the packages of deploy/requirements.in, measures that too.
 bench-serve: $(VENV)/.installed-test
 	$(BIN)/python tests/benchmarks/serving.py $(if $(LITSERVE),--litserve "$(LITSERVE)")
+
+bench-scale: $(VENV)/.installed-test
+	$(BIN)/python tests/benchmarks/scale.py
 
 report: $(VENV)/.installed-test
 	$(BIN)/python tests/benchmarks/reports.py

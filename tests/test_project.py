@@ -227,6 +227,7 @@ def test_the_readmes_results_and_the_cards_are_those_of_the_reports(monkeypatch)
         ("exports", "benchmarks_exports", "deployment.md"),
         ("serving", "benchmarks_serving", "deployment.md"),
         ("many", "benchmarks_many", "speed.md"),
+        ("scale", "benchmarks_scale", "scale.md"),
         ("reproduce", "accuracies", "recipes.md"),
         ("long_forms", "long_forms", "promises.md"),
     ],

@@ -85,12 +85,13 @@ def test_no_imports_go_in_a_circle():
     assert finished == set(IMPORTS)
 
 
-# The aim is 8,000. Raised five times, for what a user sees: from 8,380 for teaching one's own classes, the model for
+# The aim is 8,000. Raised six times, for what a user sees: from 8,380 for teaching one's own classes, the model for
 # photos, the learning-rate finder and other backbones; from 9,375, after a hundred lines had gone, for the evaluation
 # by class, the comparison of two models and their figures; from 9,585 for the answer "none of its classes"; from 10,110
 # for explanations, the measurement of their faithfulness, robustness, doubtful labels, reports and model cards; from
-# 11,900 for what leaves the notebook: export, quantisation, page, service, batches, a watch over the log.
-MOST_LINES = 14700
+# 11,900 for what leaves the notebook: export, quantisation, page, service, batches, a watch over the log; from
+# 14,700 for training by several workers, and its supervision.
+MOST_LINES = 15200
 
 
 def test_no_module_is_longer_than_400_lines_and_the_package_no_longer_than_it_was():

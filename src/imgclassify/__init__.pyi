@@ -44,6 +44,8 @@ from imgclassify.serving.exported import load_exported as load_exported
 from imgclassify.training.finder import find_learning_rate as find_learning_rate
 from imgclassify.training.publish import train_or_load_model as train_or_load_model
 from imgclassify.training.train import train_model as train_model
+from imgclassify.training.workers import LostError as LostError
+from imgclassify.training.workers import join_workers as join_workers
 from imgclassify.visualization import plot_history as plot_history
 from imgclassify.widgets.teach import TeachBox as TeachBox
 

@@ -1,6 +1,7 @@
 """The command line, `imgclassify run | train | evaluate | predict | ...`; see commands.py and classifying.py.
 
-Exit codes: 0 success, 1 a problem that the user can fix (a sentence on standard error), 2 wrong usage, 130 interrupted.
+Exit codes: 0 success, 1 a problem that the user can fix (a sentence on standard error), 2 wrong usage, 75 a worker that
+was lost too often, 130 interrupted.
 """
 
 import argparse
@@ -20,8 +21,6 @@ _MOST = 2**32 - 1  # of the numbers that seed random generators
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns its exit code."""
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show loses no results
     return commands.perform(_parser().parse_args(arguments))
 
 
@@ -65,9 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     option("--name", "name of the run (default: the recipe's)")
     option("--resume", "go on with this unfinished run, by name or latest: its recipe, data and seed", metavar="RUN")
     option("--replace", "replace the published model once it is complete", action="store_true")
-    text = "train together with other machines: host:port of each, the same list for all; worker 0 decides what"
+    text = "train with other machines: host:port of each, the same list for all; worker 0 chooses the recipe"
     option("--workers", text, type=lambda text: text.split(","), metavar="HOST:PORT,...")
-    option("--worker", "which of them this one is, from 0 (default: 0)", type=_bounded(int, 0, 9999), default=0)
+    option("--worker", "which of them this one is, from 0", type=_bounded(int, 0, 9999), metavar="K")
 
     option = command(commands.evaluate)
     option("model", model, nargs="?", default="best")

@@ -5,6 +5,7 @@ import contextlib
 import functools
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -27,6 +28,8 @@ def fail(options: argparse.Namespace, sentence: str, code: int) -> int:
 
 def perform(options: argparse.Namespace) -> int:
     """Run the command of these options; returns its exit code. What goes wrong is said in a sentence."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show loses no results
     try:
         return options.command(options) or 0
     except KeyboardInterrupt:
@@ -124,48 +127,48 @@ def _save_figures(data: str, figures: dict) -> list[Path]:
 
 def train(options: argparse.Namespace) -> int:
     """Train a network; it is kept as a run, and published if there is no model yet."""
-    from imgclassify.runs.records import time_stamp
     from imgclassify.training.supervise import supervise
     from imgclassify.training.workers import ALONE, check_addresses
 
+    if (options.workers is None) != (options.worker is None):
+        raise argparse.ArgumentTypeError("--workers and --worker belong together: all addresses, and which one is this")
     if options.workers is None:
         return _train(options, ALONE)
 
     check_addresses(options.workers, options.worker)
     name = f"worker {options.worker} of {len(options.workers)}"
-    complain(f"{name}: waiting for the others")
-    work = functools.partial(_as_worker, options, name, time_stamp())
-    return supervise(work, lambda what: complain(f"{name}: {what}"))
+    with tempfile.TemporaryDirectory() as folder:
+        work = functools.partial(_as_worker, options, name, Path(folder, "run"))
+        return supervise(work, lambda what: complain(f"{name}: {what}"))
 
 
-def _as_worker(options: argparse.Namespace, name: str, began: str, attempt: int) -> int:
-    """What the process of a worker does; worker 0 goes on with the run that an earlier attempt began."""
-    from imgclassify.runs.records import list_runs
+def _as_worker(options: argparse.Namespace, name: str, begun: Path) -> int:
+    """What the process of a worker does; worker 0 goes on with the run that an earlier one wrote to `begun`."""
     from imgclassify.training.supervise import LOST
     from imgclassify.training.workers import LostError, join_workers
 
     def together(options: argparse.Namespace) -> int:
         try:
+            complain(f"{name}: waiting for the others")
             workers = join_workers(options.workers, options.worker)
-            complain(f"{name}: all are there")
-            return _train(options, workers)
+            complain(f"{name}: all workers have joined")
+            return _train(options, workers, begun.write_text)
         except LostError as error:
             complain(f"{name}: {error}")
             return LOST
 
-    if attempt and not options.resume:
-        unfinished = (run.name for run in list_runs() if run.name >= began and run.manifest.status == "interrupted")
-        options.resume = next(unfinished, None)
+    if begun.exists():
+        options.resume = begun.read_text()
     options.command = together
     return perform(options)
 
 
-def _train(options: argparse.Namespace, workers) -> int:
+def _train(options: argparse.Namespace, workers, on_begin: Callable[[str], Any] | None = None) -> int:
     from imgclassify import train_model, train_or_load_model
     from imgclassify.data.loading import OWN_SIZE
     from imgclassify.recipes import check_name, get_recipe
+    from imgclassify.training.plans import unfinished_run
     from imgclassify.training.publish import find_published
-    from imgclassify.training.train import unfinished_run
 
     if workers.index > 0:
         model, _ = train_model(data=options.data, workers=workers)
@@ -185,7 +188,7 @@ def _train(options: argparse.Namespace, workers) -> int:
             raise argparse.ArgumentTypeError(str(error)) from error
         data = _load_data(options.data, size=recipe.size)
         arguments = {key: getattr(options, key) for key in ("seed", "share", "precision", "name")}
-    arguments["workers"] = workers
+    arguments |= {"workers": workers, "on_begin": on_begin}
     target, existing = find_published(recipe.name, data.name)
     if existing and not options.replace:
         model, _ = train_model(recipe, data, **arguments)

@@ -35,9 +35,12 @@ from processes import free_port
 
 ROUNDS = 3
 PICTURES = {"baseline": 12_800, "fast": 2_560, "photos": 512}
-WAYS = {"one core": [[0]], "two cores": [[0, 1]], "two workers": [[0], [1]]}  # cores of each process
+CORES = sorted(os.sched_getaffinity(0))[:2]
+WAYS = {"one core": [CORES[:1]], "two cores": [CORES], "two workers": [CORES[:1], CORES[1:]]}  # cores of each process
+SUMS = {"baseline": 1, "fast": 2, "photos": 1}  # in each step; the second one is of batch normalisation's averages
 FLOATS = (1, 100_000, 1_000_000, 10_000_000)
 RATES = {"1 Gbit/s": "1gbit", "100 Mbit/s": "100mbit"}
+NETWORKS = {"1 Gbit/s": 1e9 / 8, "10 Gbit/s": 1e10 / 8}  # bytes per second, for what is calculated
 ADDRESSES = ("10.77.0.1", "10.77.0.2")
 
 
@@ -149,36 +152,73 @@ def network(rate: str) -> Iterator[tuple[str, ...]]:
         yield spaces
 
 
-def training_table(result: dict) -> str:
-    lines = [
-        "| recipe | one core | two cores | two workers, a core each | sent per step and worker | parameters |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name, ways in result["training"].items():
-        cells = [name]
-        for way, each in ways.items():
-            ratio = statistics.median(a["step"] / b["step"] for a, b in zip(ways["one core"], each, strict=True))
-            rate = 1 / statistics.median(one["step"] for one in each)
-            cells.append(f"{rate:,.0f}" + ("" if way == "one core" else f" ({ratio:.2f} x)"))
-        pair = ways["two workers"][0]
-        cells += [f"{pair['bytes'] / 1e6:.1f} MB", f"{pair['parameters']:,}"]
-        lines.append("| " + " | ".join(cells) + " |")
-    frozen = result["training"].get("photos")
-    notes = ""
-    if frozen:
-        rates = [f"{1 / statistics.median(one['frozen'] for one in each):,.0f}" for each in frozen.values()]
-        notes = f"\nThe frozen layers of `photos` see {', '.join(rates[:-1])} and {rates[-1]} pictures per second.\n"
+def table(result: dict) -> str:
+    """What was measured of trainings and of exchanges, and what that means for more workers."""
     machine = result["machine"]
-    about = f"\nPictures per second; {machine['cores']} cores of an {machine['processor']}, {result['created'][:10]}; "
-    return "\n".join(lines) + f"\n{notes}{about}medians of {ROUNDS} turns.\n"
+    about = (
+        f"{machine['cores']} cores of an {machine['processor']}, {result['created'][:10]}; medians of {ROUNDS} turns."
+    )
+    parts = [*_trainings(result["training"]), "", *_exchanges(result["exchange"]), "", about, "", *_calculated(result)]
+    return "\n".join(parts) + "\n"
 
 
-def exchange_table(result: dict) -> str:
-    head = ["workers", *(f"{4 * floats / 1e6:g} MB" for floats in FLOATS)]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for way, times in result["exchange"].items():
+def _trainings(training: dict) -> list[str]:
+    head = "| pictures per second | " + " | ".join(training) + " |"
+    lines = [head, "|---" * (len(training) + 1) + "|"]
+    for way, cores in WAYS.items():
+        cells = []
+        for each in training.values():
+            ratio = statistics.median(a["step"] / b["step"] for a, b in zip(each["one core"], each[way], strict=True))
+            rate = 1 / statistics.median(one["step"] for one in each[way])
+            cells.append(f"{rate:,.0f}" + (f" ({ratio:.2f} times)" if way != "one core" else ""))
+        label = "two workers, a core each" if len(cores) > 1 else f"one process, {way}"
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    pairs = [each["two workers"][0] for each in training.values()]
+    lines.append("| learned parameters | " + " | ".join(f"{pair['parameters']:,}" for pair in pairs) + " |")
+    lines.append(
+        "| sent by a worker per step | " + " | ".join(f"{pair['bytes'] / 1e6:.1f} MB" for pair in pairs) + " |"
+    )
+    if photos := training.get("photos"):
+        rates = [f"{1 / statistics.median(one['frozen'] for one in each):,.0f}" for each in photos.values()]
+        lines += ["", f"`photos` prepares {rates[0]}, {rates[1]} and {rates[2]} pictures per second for that, once."]
+    return lines
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:g} MB" if count > 1000 else f"{count} bytes"
+
+
+def _exchanges(exchange: dict) -> list[str]:
+    lines = ["| a sum over all workers | " + " | ".join(_size(4 * floats) for floats in FLOATS) + " |"]
+    lines.append("|---" * (len(FLOATS) + 1) + "|")
+    for way, times in exchange.items():
         lines.append(f"| {way} | " + " | ".join(f"{1000 * seconds:,.1f} ms" for seconds in times.values()) + " |")
-    return "\n".join(lines) + "\n"
+    return lines
+
+
+def _calculated(result: dict) -> list[str]:
+    """The share of its time that a worker computes, by the number of workers, recipe and network."""
+    small = {int(way.split()[0]): times["1"] for way, times in result["exchange"].items() if "machine" in way}
+    latency, _ = np.polyfit([2 * (count - 1) for count in small], list(small.values()), 1)
+    lines = [
+        f"Each of a sum's 2 (n - 1) messages takes {1000 * latency:.1f} ms here, up to eight processes on two cores.",
+        "**Calculated** with that, with the sums of a step (two for `fast`) and with the time to send 2 (n - 1) / n of",
+        "their bytes, and not measured: the share of its time that a worker computes, if each takes the recipe's whole",
+        "batch in every step.",
+        "",
+    ]
+    lines += ["| workers | " + " | ".join(f"{name}, {rate}" for name in result["training"] for rate in NETWORKS) + " |"]
+    lines.append("|---" * (1 + len(result["training"]) * len(NETWORKS)) + "|")
+    for count in (2, 8, 64, 1000):
+        cells = []
+        for name, each in result["training"].items():
+            one = statistics.median(run["step"] for run in each["one core"]) * each["one core"][0]["batch"]
+            sent = 2 * (count - 1) / count * 4 * each["one core"][0]["parameters"]
+            for rate in NETWORKS.values():
+                waited = SUMS[name] * 2 * (count - 1) * latency + sent / rate
+                cells.append(f"{100 * one / (one + waited):.0f} %")
+        lines.append(f"| {count:,} | " + " | ".join(cells) + " |")
+    return lines
 
 
 def main() -> None:
@@ -194,15 +234,14 @@ def main() -> None:
             for way, cores in WAYS.items():
                 training[name][way].append(measure("train", name, cores))
                 print(name, way, training[name][way][-1], flush=True)
-    cores = sorted(os.sched_getaffinity(0))
     exchanged = {}
     for count in (2, 4, 8):
-        exchanged[f"{count} on one machine"] = measure("exchange", "", [[cores[i % len(cores)]] for i in range(count)])
+        exchanged[f"{count} on one machine"] = measure("exchange", "", [[CORES[i % len(CORES)]] for i in range(count)])
         print(count, exchanged, flush=True)
     for text, rate in RATES.items():
         with network(rate) as spaces:
             if spaces:
-                exchanged[f"2 at {text}"] = measure("exchange", "", [[0], [1]], spaces)
+                exchanged[f"2 at {text}"] = measure("exchange", "", WAYS["two workers"], spaces)
     result = {
         "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "training": training,
@@ -211,8 +250,7 @@ def main() -> None:
         "versions": provenance.describe_versions(),
     }
     (ARTIFACTS / "benchmarks_scale.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    write_table("training", training_table(result), "scale.md")
-    write_table("exchange", exchange_table(result), "scale.md")
+    write_table("scale", table(result), "scale.md")
 
 
 if __name__ == "__main__":

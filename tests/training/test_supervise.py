@@ -22,8 +22,9 @@ def at_once(monkeypatch):
     monkeypatch.setattr(module, "_PAUSE", 0.0)
 
 
-def work(folder: Path, ends: list[int], attempt: int) -> int:
+def work(folder: Path, ends: list[int]) -> int:
     """Note the attempt, and end as listed: by a signal if it is negative, else with an exit code."""
+    attempt = len(list(folder.iterdir()))
     (folder / f"attempt {attempt}").touch()
     end = ends[min(attempt, len(ends) - 1)]
     if end < 0:
@@ -46,16 +47,23 @@ def test_work_is_done_until_it_ends_by_itself(tmp_path, ends, attempts, code):
     said: list[str] = []
     assert supervise(functools.partial(work, tmp_path, ends), said.append) == code
     assert len(list(tmp_path.iterdir())) == attempts
-    assert said == [f"started again, {number} of at most 10 times" for number in range(2, attempts + 1)]
+    assert said == [f"starting again, after {deaths} of at most 10 times in a row" for deaths in range(1, attempts)]
 
 
 @pytest.mark.parametrize("end", [LOST, -signal.SIGKILL])
 def test_it_gives_up_at_last(tmp_path, monkeypatch, end):
-    monkeypatch.setattr(module, "_STARTS", 2)
+    monkeypatch.setattr(module, "_MOST", 2)
     said: list[str] = []
     assert supervise(functools.partial(work, tmp_path, [end]), said.append) == LOST
     assert len(list(tmp_path.iterdir())) == 2
-    assert said == ["started again, 2 of at most 2 times"]
+    assert said == ["starting again, after 1 of at most 2 times in a row", "given up, after 2 times in a row"]
+
+
+def test_deaths_after_a_long_time_do_not_add_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_MOST", 2)
+    monkeypatch.setattr(module, "_LONG", 0.0)
+    assert supervise(functools.partial(work, tmp_path, [LOST, LOST, LOST, 0]), lambda _: None) == 0
+    assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_a_signal_between_two_attempts_is_obeyed(tmp_path, monkeypatch):
@@ -73,7 +81,7 @@ import functools, signal, sys, time
 from pathlib import Path
 from imgclassify.training.supervise import supervise
 
-def wait(folder, stubborn, attempt):
+def wait(folder, stubborn):
     def stop(number, frame):
         (folder / "asked").touch()
         if not stubborn:

@@ -101,7 +101,7 @@ def group_by_data(runs: Iterable[Run]) -> dict[str, list[Run]]:
 
 def new_run(name: str) -> str:
     """Name of a new run, with the time; its folder is created if the disk allows it."""
-    stamp = time_stamp()
+    stamp = dt.datetime.now().strftime("%Y%m%d-%H%M%S")
     for suffix in ("", *(f"-{i}" for i in range(2, 1000))):
         run = f"{stamp}-{name}{suffix}"
         try:
@@ -112,11 +112,6 @@ def new_run(name: str) -> str:
             pass
         return run
     raise FileExistsError(f"{runs_dir()} already has a thousand runs from this second")
-
-
-def time_stamp() -> str:
-    """The time, as the name of a run that begins now begins with it."""
-    return dt.datetime.now().strftime("%Y%m%d-%H%M%S")
 
 
 def list_runs() -> list[Run]:

@@ -18,7 +18,7 @@ from imgclassify.progress import Progress
 from imgclassify.recipes import Recipe, get_recipe
 from imgclassify.settings import short_mode
 from imgclassify.training.loop import DivergedError, Loop
-from imgclassify.training.train import new_network, split_rows
+from imgclassify.training.plans import new_network, split_rows
 from imgclassify.training.transfer import prepare_job
 from imgclassify.training.watch import Watch
 

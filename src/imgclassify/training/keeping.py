@@ -66,9 +66,11 @@ class Keeper:
         """Write a checkpoint of a `Loop`; any other has nothing to write.
 
         With `every`, not before so many seconds after the last one, nor before a hundred times as long as that took.
+        Several workers, of which one may be lost, have one after each epoch.
         """
         began = time.monotonic()
-        waiting = every is not None and began - self._last < max(every, self._cost / _MOST)
+        often = 0.0 if watch.workers.count > 1 and every == 0 else self._cost / _MOST
+        waiting = every is not None and began - self._last < max(every, often)
         if waiting or not self._kept or not isinstance(loop, Loop):
             return
         state = {"loop": loop.state(), "watch": watch.state()}

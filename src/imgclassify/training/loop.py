@@ -52,8 +52,8 @@ class Loop:
         self._recipe, self._batches, self._classes = recipe, batches, model.output_shape[-1]
         self._workers, self._part = workers, workers.part(batches.batch_size)  # of each batch, this worker's
         if batches.batch_size % workers.count:
-            must = f"The batch size must be a multiple of the {workers.count} workers."
-            raise ValueError(f"{must} Received: batch_size={batches.batch_size}")
+            of = f"Batches of {batches.batch_size} pictures"
+            raise ValueError(f"{of} cannot be split evenly among {workers.count} workers: choose another batch size.")
         self._towers_each = workers.share(backend.towers(batches.batch_size // workers.count))
         self._towers = self._towers_each * workers.count
         self.network = training_copy(model, precision, towers=self._towers)
@@ -94,8 +94,17 @@ class Loop:
                     f"Try a smaller learning rate than {self._recipe.learning_rate:g}."
                 )
             yield self.step / steps
+        self._align()
         self.loss = float(self._sums[0]) / steps
         self.accuracy = float(self._sums[1]) / (steps * self._batches.batch_size)
+
+    def _align(self) -> None:
+        """Take worker 0's values: other processors may have rounded otherwise."""
+        if self._workers.count > 1:
+            variables = [*self.network.variables, *self._optimizer.variables]
+            values = self._workers.share([np.asarray(each) for each in variables])
+            for variable, value in zip(variables, values, strict=True):
+                variable.assign(value)
 
     def state(self) -> dict[str, Any]:
         """Everything that the rest of the training depends on, as numbers and arrays; see `restore`."""
@@ -141,7 +150,7 @@ class Loop:
         among = None
         if self._steps[epoch] < self._steps[0]:
             pictures = self._steps[epoch] * self._batches.batch_size
-            among = np.argsort(np.nan_to_num(self._certainty.numpy()))[:pictures]
+            among = np.argsort(np.nan_to_num(self._certainty.numpy()), kind="stable")[:pictures]
         self._order = self._batches.order(epoch, among)
         self.epoch, self.step, self._sums = epoch, 0, np.zeros(2)
 

@@ -21,6 +21,7 @@ from imgclassify.runs.names import published_name
 from imgclassify.settings import artifacts_dir, model_dirs
 from imgclassify.training.train import train_model
 from imgclassify.training.watch import HISTORY_KEYS, History
+from imgclassify.training.workers import ALONE
 
 _RUN_OPTIONS = inspect.getfullargspec(train_model).kwonlyargs  # all other options are settings of the recipe
 
@@ -44,7 +45,7 @@ def train_or_load_model(
         data: As for `train_model`. If a model is loaded, CIFAR-10 is not read.
         path: Another path for the published file, `.keras` or `.h5`.
         replace: Train again, and replace the published file once the training is complete.
-        **options: As for `train_model`.
+        **options: As for `train_model`. Of several workers, only worker 0 publishes.
 
     Returns:
         `(classifier, history)`, like `train_model`; the history of a loaded model is the one in its manifest.
@@ -55,11 +56,16 @@ def train_or_load_model(
         DatasetError: The data is unavailable.
         ValueError: As for `train_model`.
     """
+    workers = options.get("workers", ALONE)
+    if workers.index > 0:
+        return train_model(recipe, data, **options)
     settings = {key: value for key, value in options.items() if key not in _RUN_OPTIONS}
     wanted = get_recipe(recipe, **settings)
     data = data if data is None else as_dataset(data, size=wanted.size)
     target, existing = find_published(wanted.name, data.name if data else "cifar10", path)
     if existing is not None and not replace:
+        if workers.count > 1:
+            raise ModelFileError(f"{existing} is there: pass replace=True, or call train_model() for a run beside it.")
         classifier = load_model(existing)
         asked = asdict(wanted)
         if not isinstance(recipe, Recipe):

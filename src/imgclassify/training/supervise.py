@@ -9,42 +9,48 @@ import time
 from collections.abc import Callable, Iterator
 
 LOST = 75  # exit code of work that can go on after another start; EX_TEMPFAIL of sysexits.h
-_STARTS = 10  # at most
-_PAUSE = 3.0  # seconds between two of them, so that the others have noticed the end
+_MOST = 10  # deaths in a row, each within `_LONG` of its start
+_LONG = 600.0  # seconds
+_PAUSE = 3.0  # seconds before another start for each death, so that the others have noticed it
 _INTERRUPTED = 130
 
 
-def supervise(work: Callable[[int], int], say: Callable[[str], None]) -> int:
+def supervise(work: Callable[[], int], say: Callable[[str], None]) -> int:
     """Do `work` in another process, and again whenever it was killed or ended with `LOST`; returns its exit code.
 
-    Ctrl-C and SIGTERM ask it to end, a second one kills it. It ends with this process, however that ends.
+    After ten deaths in a row, it gives up with `LOST`. Ctrl-C and SIGTERM ask the work to end; a second one kills it.
+    The work ends with this process, however that ends.
 
     Args:
-        work: A function of a module, or a partial one; gets the number of the attempt, from 0.
-        say: Gets a sentence before each further attempt.
+        work: A function of a module, or a partial one.
+        say: Gets a sentence before each further start, and before it gives up.
     """
-    context = multiprocessing.get_context("spawn")  # a fork of a process with threads in it may hang
+    context, deaths = multiprocessing.get_context("spawn"), 0  # a fork of a process with threads in it may hang
     with _obeying_signals() as (asked, processes):
-        for attempt in range(_STARTS):
-            if attempt:
-                say(f"started again, {attempt + 1} of at most {_STARTS} times")
-                time.sleep(_PAUSE)
-            process = context.Process(target=_in_process, args=(work, attempt), daemon=True)
+        while True:
+            began = time.monotonic()
+            process = context.Process(target=_in_process, args=(work,), daemon=True)
             process.start()
             processes.append(process)
             if asked:  # in the pause
                 process.terminate()
             process.join()
             code = process.exitcode or 0
-            if asked or 0 <= code != LOST:
-                break
-    died = code < 0 or code == LOST
-    return _INTERRUPTED if asked and died else LOST if died else code
+            if 0 <= code != LOST:
+                return code
+            if asked:
+                return _INTERRUPTED
+            deaths = deaths + 1 if time.monotonic() - began < _LONG else 1
+            if deaths == _MOST:
+                say(f"given up, after {_MOST} times in a row")
+                return LOST
+            say(f"starting again, after {deaths} of at most {_MOST} times in a row")
+            time.sleep(deaths * _PAUSE)
 
 
-def _in_process(work: Callable[[int], int], attempt: int) -> None:
+def _in_process(work: Callable[[], int]) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    raise SystemExit(work(attempt))
+    raise SystemExit(work())
 
 
 def _end_with_parent() -> None:

@@ -67,9 +67,11 @@ class Watch:
         finished = len(self.history["loss"])
         return 0 < self._patience < finished - self.best_epoch and finished < self.epochs
 
-    def on_preparation(self, done: float, what: str = "computing what the frozen layers see") -> None:
-        """This share of what the epochs need is computed."""
-        self.check_stop()
+    def on_preparation(
+        self, done: float, what: str = "computing what the frozen layers see", *, together: bool = False
+    ) -> None:
+        """This share of what the epochs need is computed, by all workers `together` or by each for itself."""
+        self.check_stop(together=together)
         self._progress.update(f"{what}  {done:4.0%}{_time_left(self.began, done)}")
 
     def on_epoch_begin(self, epoch: int) -> None:

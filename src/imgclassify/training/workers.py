@@ -3,6 +3,7 @@
 import functools
 import re
 import socket
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,7 +14,12 @@ from imgclassify.runs.checkpoint import pack, unpack
 
 
 class LostError(RuntimeError):
-    """Another worker is gone; a training goes on from its last checkpoint once all are there again."""
+    """The connection to another worker is lost; a training goes on from its last checkpoint once all are there."""
+
+    @classmethod
+    def of(cls, error: BaseException) -> "LostError":
+        """It, with the beginning of what TensorFlow says."""
+        return error if isinstance(error, cls) else cls(f"lost the connection to another worker: {str(error)[:200]!r}")
 
 
 class Workers:
@@ -76,14 +82,14 @@ class Workers:
             return False
         errors = backend.tensorflow().errors
         gone = (errors.UnavailableError, errors.FailedPreconditionError, errors.DeadlineExceededError)
-        return isinstance(error, (LostError, *gone, errors.AbortedError, errors.CancelledError, errors.InternalError))
+        return isinstance(error, (LostError, *gone, errors.AbortedError, errors.CancelledError))
 
     def _exchanged(self, exchange: Callable, array: np.ndarray) -> np.ndarray:
         try:
             return exchange(backend.tensorflow().constant(array)).numpy()
         except backend.tensorflow().errors.OpError as error:
             if self.is_lost(error):
-                raise LostError("another worker is gone") from error
+                raise LostError.of(error) from error
             raise
 
     def _all_reduce(self, tensor):
@@ -117,9 +123,13 @@ def join_workers(addresses: Sequence[str], index: int) -> Workers:
     Raises:
         ValueError: An address is not host:port, two are equal, there is no such index, the port is taken, or the
             process has several GPUs.
+        LostError: Another worker was there, and is gone.
     """
     check_addresses(addresses, index)
-    strategy = backend.start_cluster(addresses, index)
+    try:
+        strategy = backend.start_cluster(addresses, index)
+    except backend.tensorflow().errors.OpError as error:
+        raise LostError.of(error) from error
     if strategy.num_replicas_in_sync != len(addresses):
         raise ValueError("A worker uses one GPU: start one for each, and set CUDA_VISIBLE_DEVICES to its number.")
     return Workers(strategy, len(addresses), index)
@@ -134,7 +144,7 @@ def check_addresses(addresses: Sequence[str], index: int) -> None:
         ValueError: Several workers are needed, each as host:port. Received: 10.0.0.1:7000
     """
     received = f"Received: {','.join(addresses)}"
-    if len(addresses) < 2 or not all(re.fullmatch(r"[\w.-]+:\d{1,5}", each) for each in addresses):
+    if len(addresses) < 2 or not all(re.fullmatch(r"[\w.-]+:[1-9]\d{0,4}", each) for each in addresses):
         raise ValueError(f"Several workers are needed, each as host:port. {received}")
     if len(set(addresses)) < len(addresses):
         raise ValueError(f"Each worker needs an address of its own. {received}")
@@ -143,7 +153,8 @@ def check_addresses(addresses: Sequence[str], index: int) -> None:
     port = int(addresses[index].rpartition(":")[2])
     with socket.socket() as probe:  # gRPC would share the port with another process, and answer for it now and then
         try:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if sys.platform != "win32":  # where it would allow to take over a port that is in use
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("", port))
         except (OSError, OverflowError) as error:
             raise ValueError(f"This worker cannot listen on port {port}: {error}.") from error

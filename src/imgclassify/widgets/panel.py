@@ -16,7 +16,8 @@ from imgclassify.data.loading import load_dataset
 from imgclassify.progress import Progress
 from imgclassify.recipes import RECIPES
 from imgclassify.runs.records import compare_runs, delete_run, list_runs
-from imgclassify.training.train import train_model, unfinished_run
+from imgclassify.training.plans import unfinished_run
+from imgclassify.training.train import train_model
 from imgclassify.training.watch import History
 from imgclassify.visualization import plot_history, plot_runs
 from imgclassify.widgets.handlers import Worker, button, guarded, row, styled
