@@ -296,9 +296,9 @@ def serve(options: argparse.Namespace) -> int:
     app = service.create_app(model, keys=keys, limits=limits, **paths)
     if options.log:
         options.log.open("a").close()  # what cannot be written is said now
-    complain(f"{model.name} is served at http://{options.host}:{options.port}, until Ctrl+C.")
-    with contextlib.suppress(KeyboardInterrupt):
-        service.serve(app, host=options.host, port=options.port, limits=limits)
+    with service.listening(options.host, options.port) as (address, bound), contextlib.suppress(KeyboardInterrupt):
+        complain(f"{model.name} is served at {address}, until Ctrl+C.")
+        service.serve(app, bound, limits=limits)
     return 0
 
 

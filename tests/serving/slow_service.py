@@ -25,4 +25,5 @@ options = {
     "keys": service.Keys(keys[0]) if keys else None,
 }
 app = service.create_app(replace(model, run=slow), **options)
-service.serve(app, host="127.0.0.1", port=int(port), limits=limits)
+with service.listening("127.0.0.1", int(port)) as (_, bound):
+    service.serve(app, bound, limits=limits)

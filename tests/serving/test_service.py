@@ -2,11 +2,13 @@ import hashlib
 import importlib.util
 import json
 import re
+import socket
 from pathlib import Path
 
 import httpx2 as httpx
 import pytest
 from onnx_files import write_colours
+from processes import free_port
 from starlette.testclient import TestClient
 from test_batching import COLOURS, png
 
@@ -395,12 +397,15 @@ def test_without_keys_only_this_computer_is_served(model, host, capsys):
 
 def test_with_keys_any_address_is_served(model, keys, monkeypatch, tmp_path):
     served = {}
-    monkeypatch.setattr(service, "serve", lambda app, **options: served.update(options))
+    monkeypatch.setattr(
+        service, "serve", lambda app, bound, limits: served.update(address=bound.getsockname(), limits=limits)
+    )
+    port = free_port()
     arguments = [
         "--host",
         "0.0.0.0",
         "--port",
-        "9000",
+        str(port),
         "--keys",
         str(keys),
         "--rate",
@@ -409,15 +414,35 @@ def test_with_keys_any_address_is_served(model, keys, monkeypatch, tmp_path):
         str(tmp_path / "log"),
     ]
     assert main(["serve", str(model.file), *arguments]) == 0
-    assert (served["host"], served["port"], served["limits"].rate) == ("0.0.0.0", 9000, 5.0)
+    assert (served["address"], served["limits"].rate) == (("0.0.0.0", port), 5.0)
     keys.write_text("anna first-secret")
     assert main(["serve", str(model.file), *arguments]) == 1
+
+
+def test_an_address_in_use_is_a_sentence_and_port_0_is_any_free_one(model, capsys, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["serve", str(model.file), "--port", str(port)]) == 1
+        assert f"127.0.0.1:{port} cannot be listened on: " in capsys.readouterr().err
+    monkeypatch.setattr(service, "serve", lambda app, bound, limits: served.append(bound.getsockname()[1]))
+    served: list[int] = []
+    assert main(["serve", str(model.file), "--port", "0"]) == 0
+    assert f"is served at http://127.0.0.1:{served[0]}, until Ctrl+C." in capsys.readouterr().err
+
+
+def test_an_address_of_ipv6_is_listened_on():
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this computer has no IPv6")
+    with service.listening("::1", 0) as (address, bound):
+        assert address == f"http://[::1]:{bound.getsockname()[1]}"
 
 
 def test_a_missing_model_or_page_is_a_sentence(tmp_path, model, capsys, monkeypatch):
     assert main(["serve", str(tmp_path / "none.onnx")]) == 1
     assert "There is no exported model" in capsys.readouterr().err
-    monkeypatch.setattr(service, "serve", lambda app, **options: None)
+    monkeypatch.setattr(service, "serve", lambda app, bound, limits: None)
     assert main(["serve", str(model.file), "--page", str(tmp_path / "none")]) == 1
     assert "There is no index.html in" in capsys.readouterr().err
 

@@ -78,7 +78,7 @@ def test_onnx_runtime_reports_nothing_to_its_maker(file, tmp_path):
 
 
 def test_a_port_in_use_is_said(served, file, tmp_path):
-    with pytest.raises(AssertionError, match="address already in use"):
+    with pytest.raises(AssertionError, match="cannot be listened on: Address already in use"):
         Process(
             "-m", "imgclassify.cli", "serve", str(file), "--port", str(served.port), port=1, log=tmp_path / "stderr"
         )

@@ -9,8 +9,9 @@ import json
 import logging
 import math
 import mimetypes
+import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -344,7 +345,23 @@ def _return_memory() -> None:
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1_000_000)
 
 
-def serve(app: ASGIApp, *, host: str, port: int, limits: Limits | None = None) -> None:
+@contextlib.contextmanager
+def listening(host: str, port: int) -> Iterator[tuple[str, socket.socket]]:
+    """An address as a browser takes it, and its socket; port 0 is any free one.
+
+    Raises:
+        ValueError: It is in use, or not this computer's.
+    """
+    name = f"[{host}]" if ":" in host else host
+    try:
+        bound = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise ValueError(f"{name}:{port} cannot be listened on: {error.strerror}.") from error
+    with bound:
+        yield f"http://{name}:{bound.getsockname()[1]}", bound
+
+
+def serve(app: ASGIApp, bound: socket.socket, *, limits: Limits | None = None) -> None:
     """Serve an application until SIGTERM or SIGINT; requests that are under way are answered before the end."""
     _return_memory()
     handler = logging.StreamHandler()
@@ -354,11 +371,9 @@ def serve(app: ASGIApp, *, host: str, port: int, limits: Limits | None = None) -
     patience = math.ceil(limits.body_seconds + limits.answer_seconds)
     config = uvicorn.Config(
         app,
-        host=host,
-        port=port,
         log_config=None,
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=patience,
     )
-    uvicorn.Server(config).run()
+    uvicorn.Server(config).run(sockets=[bound])

@@ -18,8 +18,11 @@ class LostError(RuntimeError):
 
     @classmethod
     def of(cls, error: BaseException) -> "LostError":
-        """It, with the beginning of what TensorFlow says."""
-        return error if isinstance(error, cls) else cls(f"lost the connection to another worker: {str(error)[:200]!r}")
+        """It, with what TensorFlow says, in a line."""
+        if isinstance(error, cls):
+            return error
+        reason = re.search(r"aborted by: (.+)", str(error)) or re.search(r"(.+)", str(error))
+        return cls("lost the connection to another worker" + (f" ({reason[1]:.200})" if reason else ""))
 
 
 class Workers:
