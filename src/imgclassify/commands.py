@@ -135,6 +135,8 @@ def train(options: argparse.Namespace) -> int:
     if options.workers is None:
         return _train(options, ALONE)
 
+    if options.worker == 0 and not options.resume:
+        _chosen_recipe(options)  # a mistake is told before the others are waited for
     check_addresses(options.workers, options.worker)
     name = f"worker {options.worker} of {len(options.workers)}"
     with tempfile.TemporaryDirectory() as folder:
@@ -163,10 +165,22 @@ def _as_worker(options: argparse.Namespace, name: str, begun: Path) -> int:
     return perform(options)
 
 
-def _train(options: argparse.Namespace, workers, on_begin: Callable[[str], Any] | None = None) -> int:
-    from imgclassify import train_model, train_or_load_model
+def _chosen_recipe(options: argparse.Namespace) -> Any:
     from imgclassify.data.loading import OWN_SIZE
     from imgclassify.recipes import check_name, get_recipe
+
+    settings = ("epochs", "patience", "batch_size", "learning_rate", "augmentation")
+    try:
+        name = options.recipe or ("baseline" if options.data in OWN_SIZE else "photos")
+        recipe = get_recipe(name, **{key: getattr(options, key) for key in settings})
+        check_name(recipe.name if options.name is None else options.name)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return recipe
+
+
+def _train(options: argparse.Namespace, workers, on_begin: Callable[[str], Any] | None = None) -> int:
+    from imgclassify import train_model, train_or_load_model
     from imgclassify.training.plans import unfinished_run
     from imgclassify.training.publish import find_published
 
@@ -179,13 +193,7 @@ def _train(options: argparse.Namespace, workers, on_begin: Callable[[str], Any] 
         data = _load_data(record.dataset.location(), size=recipe.size)
         arguments: dict[str, Any] = {"resume": record.run}
     else:
-        settings = ("epochs", "patience", "batch_size", "learning_rate", "augmentation")
-        try:
-            name = options.recipe or ("baseline" if options.data in OWN_SIZE else "photos")
-            recipe = get_recipe(name, **{key: getattr(options, key) for key in settings})
-            check_name(recipe.name if options.name is None else options.name)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
+        recipe = _chosen_recipe(options)
         data = _load_data(options.data, size=recipe.size)
         arguments = {key: getattr(options, key) for key in ("seed", "share", "precision", "name")}
     arguments |= {"workers": workers, "on_begin": on_begin}

@@ -323,6 +323,7 @@ def test_a_worker_with_other_data_stops_all(commands, tmp_path):
         (["--workers", "localhost:1", "--worker", "0"], 1, "Several workers are needed, each as host:port."),
         (["--workers", "localhost:1,localhost:2"], 2, "--workers and --worker belong together"),
         (["--worker", "1"], 2, "--workers and --worker belong together"),
+        (["--epochs", "0", "--workers", "localhost:1,localhost:2", "--worker", "0"], 2, "epochs must be at least 1"),
     ],
 )
 def test_mistakes_are_reported_before_anything_is_started(capsys, options, code, problem):
