@@ -47,7 +47,8 @@ run: $(VENV)/.installed
 
 test: $(VENV)/.installed-test
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --cov=imgclassify --cov-report=term:skip-covered --cov-fail-under=95
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not browser and not browser_full" --cov=imgclassify --cov-report=
+	$(BIN)/python -m pytest -m browser --cov=imgclassify --cov-append --cov-report=term:skip-covered --cov-fail-under=95
 
 test-browser: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m browser_full tests/browser
