@@ -91,7 +91,7 @@ def test_no_imports_go_in_a_circle():
 # for explanations, the measurement of their faithfulness, robustness, doubtful labels, reports and model cards; from
 # 11,900 for what leaves the notebook: export, quantisation, page, service, batches, a watch over the log; from
 # 14,700 for training by several workers, and its supervision.
-MOST_LINES = 15200
+MOST_LINES = 15300
 
 
 def test_no_module_is_longer_than_400_lines_and_the_package_no_longer_than_it_was():

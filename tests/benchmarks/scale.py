@@ -61,7 +61,7 @@ def train(workers: Workers, name: str) -> dict:
         frozen = (time.perf_counter() - begun) / (count * recipe.variants)
     else:
         batches = Batches(pictures, labels, rows, batch_size=recipe.batch_size, augmentation=recipe.augmentation)
-    loop = Loop(network, recipe, batches, backend.default_precision(), workers)
+    loop = Loop(network, recipe, batches, backend.default_precision(), workers=workers)
     loop.restore(workers.share(loop.state()))
     list(loop.run_epoch(0))
     before, begun = sent(), time.perf_counter()

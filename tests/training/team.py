@@ -59,7 +59,7 @@ def train(workers, recipe, precision: str) -> tuple[list, list[np.ndarray]]:
         pictures = Resized(data.x_train, 96)
         held = pictures[np.arange(12)], labels[:12]
         network, batches, _ = prepare_job(network, recipe, (pictures, labels, rows), held, seed=0, workers=workers)
-    loop = Loop(network, recipe, batches, precision, workers)
+    loop = Loop(network, recipe, batches, precision, workers=workers)
     loop.restore(workers.share(loop.state()))
     losses = [(list(loop.run_epoch(epoch)), loop.loss, loop.accuracy)[1:] for epoch in range(recipe.epochs)]
     state = loop.state()

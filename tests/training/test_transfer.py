@@ -156,11 +156,11 @@ def test_a_full_disk_is_one_sentence(network, monkeypatch, parts):
 
 def test_progress_runs_from_zero_to_one_and_can_stop_the_work(network, parts):
     shares = []
-    prepare_job(network, PHOTOS, *parts, seed=0, report=shares.append)
+    prepare_job(network, PHOTOS, *parts, seed=0, report=lambda share, together: shares.append(share))
     assert shares == sorted(shares)
     assert shares[-1] == 1
 
-    def stop(share):
+    def stop(share, together):
         raise InterruptedError
 
     with pytest.raises(InterruptedError):

@@ -144,7 +144,7 @@ def test_a_port_that_is_taken_is_reported():
 def test_a_batch_that_cannot_be_split_among_the_workers_is_reported(tiny):
     batches = Batches(tiny.x_train, tiny.y_train, batch_size=16)
     with pytest.raises(ValueError, match="Batches of 16 pictures cannot be split evenly among 3 workers"):
-        Loop(build_model(num_classes=3), get_recipe("baseline"), batches, "float32", SimpleWorker(3, 0))
+        Loop(build_model(num_classes=3), get_recipe("baseline"), batches, "float32", workers=SimpleWorker(3, 0))
 
 
 def test_a_recipe_without_steps_needs_no_workers(tiny):

@@ -13,7 +13,7 @@ from imgclassify.settings import computing_flags
 
 
 def describe_machine(workers: int = 1) -> dict[str, Any]:
-    """Processor, GPUs, operating system, threads, flags and number of workers, without names of hosts or users."""
+    """Processor, GPUs, operating system, threads, flags, and several workers, without names of hosts or users."""
     processor = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists() and (found := re.search(r"^model name\s*:(.*)", cpuinfo.read_text(), re.MULTILINE)):
@@ -24,13 +24,14 @@ def describe_machine(workers: int = 1) -> dict[str, Any]:
     system = f"{platform.system()} {platform.machine()}"
     limits = config.threading
     operations, threads = limits.get_inter_op_parallelism_threads(), limits.get_intra_op_parallelism_threads()
-    computing = {"threads": f"{operations} operations of {threads}", "flags": computing_flags(), "workers": workers}
-    return {"processor": processor, "cores": cores(), "gpus": gpus, "system": system, **computing}
+    computing = {"threads": f"{operations} operations of {threads}", "flags": computing_flags()}
+    several = {"workers": workers} if workers > 1 else {}
+    return {"processor": processor, "cores": cores(), "gpus": gpus, "system": system, **computing, **several}
 
 
 def describe_changes(machine: Mapping[str, Any], versions: Mapping[str, str], workers: int = 1) -> str:
     """What is no longer as it is recorded in a manifest, of all that can change weights; empty if nothing is."""
-    now = describe_machine(workers) | describe_versions()
+    now = {"workers": 1} | describe_machine(workers) | describe_versions()
     before = {"workers": 1, **machine, **versions}
     return ", ".join(f"{name} {before[name]} (now {now[name]})" for name in before if before[name] != now.get(name))
 

@@ -47,7 +47,7 @@ class Loop:
         loss, accuracy: Means over the last epoch's batches, as they were trained on, which may be only hard pictures.
     """
 
-    def __init__(self, model, recipe: Recipe, batches: Batches, precision: str, workers: Workers = ALONE):
+    def __init__(self, model, recipe: Recipe, batches: Batches, precision: str, *, workers: Workers = ALONE):
         tf = backend.tensorflow()
         self._recipe, self._batches, self._classes = recipe, batches, model.output_shape[-1]
         self._workers, self._part = workers, workers.part(batches.batch_size)  # of each batch, this worker's
@@ -207,7 +207,8 @@ class Loop:
             losses, hits, certainty, gradients = zip(*(self._tower(*tower) for tower in towers), strict=True)
         sums = [tf.add_n(each) for each in (losses, hits, *zip(*gradients, strict=True))]
         with tf.control_dependencies(sums):
-            late = tf.cast(tf.timestamp() - started >= _CHUNK_SECONDS, tf.float32)
+            # The clock may have been put back.
+            late = tf.cast(tf.abs(tf.timestamp() - started) >= _CHUNK_SECONDS, tf.float32)
         around = [[self._part.start, self._batches.batch_size - self._part.stop]]
         whole, late, loss, hits, *summed = self._workers.sum(
             [tf.pad(tf.concat(certainty, axis=0), around), late, *sums]

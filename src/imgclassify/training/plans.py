@@ -1,6 +1,7 @@
 """Plans: what is trained on what, from a recipe, from an unfinished run, or from worker 0."""
 
 import datetime as dt
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ from imgclassify.data.dataset import Dataset, DatasetError, in_proportion
 from imgclassify.data.loading import as_dataset
 from imgclassify.models.backbones import BACKBONES
 from imgclassify.models.networks import build_model, whiten
-from imgclassify.recipes import Recipe
+from imgclassify.recipes import Recipe, check_name, get_recipe
 from imgclassify.runs import provenance
 from imgclassify.runs.manifest import DataRecord, Manifest, ModelFileError, read_manifest
 from imgclassify.runs.names import RUN_MODEL, find_run, runs_dir
@@ -32,21 +33,37 @@ class Plan(NamedTuple):
     rows: tuple[np.ndarray, np.ndarray]  # of the training data, those to train on and those to validate on
 
 
-def new_plan(recipe: Recipe, data, *, seed: int, share: float, precision: str, workers: int = 1) -> Plan:
-    """A plan for a fresh network; the arguments are those of `train_model`, and the number of workers."""
-    recipe = _in_short_mode(recipe)
-    data = as_dataset(data, size=recipe.size)
-    rows = split_rows(data, recipe, share, seed)
-    settings = {"seed": seed, "share": share, "precision": backend.choose_precision(precision)}
-    return Plan(_new_record(recipe, data, rows, workers=workers, **settings), recipe, data, rows)
+def make_plan(
+    recipe: str | Recipe,
+    data,
+    *,
+    workers: Workers,
+    settings: Mapping[str, Any],
+    resume: str | None,
+    name: str | None,
+    seed: int,
+    share: float,
+    precision: str,
+) -> Plan:
+    """What `train_model` trains, with the same arguments and errors; what worker 0 does, all do."""
+    if workers.index > 0:
+        return _joined(workers, data)
+    if resume is not None:
+        plan = _resumed(resume, data)
+    else:
+        recipe = get_recipe(recipe, **settings)
+        check_name(recipe.name if name is None else name)
+        recipe = _in_short_mode(recipe)
+        data = as_dataset(data, size=recipe.size)
+        rows = split_rows(data, recipe, share, seed)
+        about = {"seed": seed, "share": share, "precision": backend.choose_precision(precision)}
+        plan = Plan(_new_record(recipe, data, rows, workers=workers.count, **about), recipe, data, rows)
+    _invite(workers, plan)
+    return plan
 
 
-def resumed_plan(run: str, data) -> Plan:
-    """What an unfinished run was begun with; `data` if it is given, else where the run found it.
-
-    Raises:
-        ModelFileError: The run is complete, or was begun with other pictures.
-    """
+def _resumed(run: str, data) -> Plan:
+    """What an unfinished run was begun with; `data` if it is given, else where the run found it."""
     record, recipe = unfinished_run(run)
     data = as_dataset(record.dataset.location() if data is None else data, size=recipe.size)
     rows, before = split_rows(data, recipe, record.share, record.seed or 0), record.dataset
@@ -70,14 +87,9 @@ def unfinished_run(run: str) -> tuple[Manifest, Recipe]:
     return record, record.recipe
 
 
-def invite(workers: Workers, plan: Plan) -> None:
-    """Worker 0 tells the others what is trained, and hears whether they can; see `joined_plan`.
-
-    Raises:
-        ValueError: The recipe has no steps that could be shared.
-        DatasetError: One of the others cannot.
-    """
-    if workers.count == 1 or workers.index > 0:
+def _invite(workers: Workers, plan: Plan) -> None:
+    """Worker 0 tells the others what is trained, and hears whether they can; see `_joined`."""
+    if workers.count == 1:
         return
     if plan.recipe.optimizer == "logistic":
         raise ValueError(f"The recipe {plan.recipe.name} does not train in steps: it needs no other workers.")
@@ -88,13 +100,8 @@ def invite(workers: Workers, plan: Plan) -> None:
         raise DatasetError("Another worker cannot train this; its own message says why.")
 
 
-def joined_plan(workers: Workers, data) -> Plan:
-    """What worker 0 trains, with this worker's copy of the data.
-
-    Raises:
-        ValueError: This worker has other versions, or another kind of processor.
-        DatasetError: Its data is unavailable, or other data.
-    """
+def _joined(workers: Workers, data) -> Plan:
+    """What worker 0 trains, with this worker's copy of the data; what this worker cannot do, all hear."""
     told = workers.share()
     try:
         if other := [f"{name} {value}" for name, value in told["like"].items() if _what_must_be_alike()[name] != value]:

@@ -18,7 +18,7 @@ from imgclassify.evaluation.metrics import Evaluation
 from imgclassify.models.familiarity import Detector
 from imgclassify.models.inference import predict_probabilities
 from imgclassify.progress import Progress
-from imgclassify.recipes import Recipe, check_name, get_recipe
+from imgclassify.recipes import Recipe
 from imgclassify.runs import provenance
 from imgclassify.runs.manifest import Manifest
 from imgclassify.runs.names import runs_dir
@@ -26,7 +26,7 @@ from imgclassify.runs.records import new_run
 from imgclassify.settings import short_mode
 from imgclassify.training.keeping import HALF_A_MINUTE, Keeper
 from imgclassify.training.loop import DivergedError, Loop
-from imgclassify.training.plans import invite, joined_plan, new_network, new_plan, resumed_plan
+from imgclassify.training.plans import make_plan, new_network
 from imgclassify.training.transfer import Job, LogisticLoop, fit_detector, prepare_job
 from imgclassify.training.watch import History, StopTraining, Watch
 from imgclassify.training.workers import ALONE, LostError, Workers
@@ -94,16 +94,8 @@ def train_model(
         MemoryError: A batch does not fit into the (graphics) memory.
         LostError: The connection to another worker is lost; the run can be resumed.
     """
-    if workers.index > 0:
-        plan = joined_plan(workers, data)
-    elif resume is None:
-        chosen = get_recipe(recipe, **settings)
-        check_name(chosen.name if name is None else name)
-        plan = new_plan(chosen, data, seed=seed, share=share, precision=precision, workers=workers.count)
-    else:
-        plan = resumed_plan(resume, data)
-    invite(workers, plan)
-    record, chosen, data, rows = plan
+    options: dict[str, Any] = {"resume": resume, "name": name, "seed": seed, "share": share, "precision": precision}
+    record, chosen, data, rows = make_plan(recipe, data, workers=workers, settings=settings, **options)
     seed, precision = record.seed or 0, record.precision or "float32"
 
     backend.set_seed(seed)
@@ -119,19 +111,10 @@ def train_model(
         watch = Watch(
             chosen.epochs, progress, stop=stop, patience=chosen.patience, listeners=listeners, workers=workers
         )
-        if changes := provenance.describe_changes(record.machine, record.versions, workers.count):
-            progress.say(f"Begun with {changes}: the weights may differ from those of an unbroken training.")
-        keeper.record(classifier.manifest)
-        if on_begin:
-            on_begin(run)
+        _begin(classifier.manifest, keeper, watch, on_begin)
         training = pictures, data.y_train, train_rows
-        report = functools.partial(watch.on_preparation, together=bool(chosen.frozen))
-        prepare = functools.partial(
-            prepare_job, network, chosen, training, held_out, seed=seed, report=report, workers=workers
-        )
+        prepare = functools.partial(prepare_job, network, chosen, training, held_out, seed=seed, workers=workers)
         status, error, job = _fit(prepare, functools.partial(_start, chosen, precision, workers), watch, keeper)
-        if error is not None and workers.is_lost(error):
-            raise LostError.of(error) from error
         wall_time = round(time.monotonic() - watch.began, 1)
         classifier = classifier.recorded(status=status, history=watch.history, wall_time_s=wall_time)
         # Calibration needs only the learned layers, unless several views of each picture are averaged.
@@ -179,11 +162,20 @@ def train_variants(
     return manifests
 
 
+def _begin(manifest: Manifest, keeper: Keeper, watch: Watch, on_begin: Callable[[str], None] | None) -> None:
+    """Write the run's record, and say what has changed since it was begun."""
+    if changes := provenance.describe_changes(manifest.machine, manifest.versions, watch.workers.count):
+        watch.progress.say(f"Begun with {changes}: the weights may differ from those of an unbroken training.")
+    keeper.record(manifest)
+    if on_begin:
+        on_begin(manifest.run)
+
+
 def _start(recipe: Recipe, precision: str, workers: Workers, job: Job) -> Loop | LogisticLoop:
     """The loop that does a job."""
     if recipe.optimizer == "logistic":
         return LogisticLoop(job.network, *job.training)
-    return Loop(job.network, recipe, job.training, precision, workers)
+    return Loop(job.network, recipe, job.training, precision, workers=workers)
 
 
 def _fit(
@@ -193,7 +185,7 @@ def _fit(
     job, loop, status, error = None, None, "complete", None
     try:
         with watch.obeying_signals():
-            job = prepare()
+            job = prepare(report=watch.on_preparation)
             loop = start(job)
             keeper.restore(loop, watch)
             _run_epochs(loop, job, watch, keeper)
@@ -203,6 +195,8 @@ def _fit(
     except KeyboardInterrupt:
         status = "interrupted"
     except Exception as caught:
+        if watch.workers.is_lost(caught):
+            raise LostError.of(caught) from caught
         status, error = "failed", caught
     weights = watch.weights if status == "complete" else watch.best_weights
     if weights is None and loop is not None:  # stopped in the first epoch

@@ -1,6 +1,7 @@
 """Transfer: keep what a backbone has learned up to one of its layers, and train the layers after it."""
 
 import contextlib
+import functools
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -41,7 +42,7 @@ def prepare_job(
     validation: tuple[np.ndarray, np.ndarray],
     *,
     seed: int,
-    report: Callable[[float], None] = lambda share: None,
+    report: Callable[..., None] = lambda share, together=False: None,
     workers: Workers = ALONE,
 ) -> Job:
     """What is to be trained: the whole network or, with `Recipe.frozen`, the layers after the frozen ones.
@@ -58,7 +59,8 @@ def prepare_job(
         training: Pictures (M, H, W, 3) in the network's size, their class numbers (M,), and the rows to train on (N,).
         validation: Pictures to validate on, in the same size, and their class numbers.
         seed: For the variants and for the order of the pictures.
-        report: Called with the share of the activations that are computed, 0 to 1; may raise an exception to stop.
+        report: Called with the share of the activations that are computed, 0 to 1, and whether all workers report it
+            `together`; may raise an exception to stop.
         workers: Who trains together: each computes a part of the activations, and gets all of them.
 
     Raises:
@@ -81,7 +83,8 @@ def prepare_job(
         return Job(keras.Model(cut, network.output), (features, labels[rows]), (seen, truth))
     variants = _draw_variants(recipe, recipe.variants, len(rows), seed)
     total = len(variants) * len(rows) + len(held)
-    activations = _Activations(keras.Model(network.inputs, cut), lambda done: report(done / total), workers)
+    together = functools.partial(report, together=True)
+    activations = _Activations(keras.Model(network.inputs, cut), lambda done: together(done / total), workers)
     trained, labels = activations.compute(pictures, rows, variants), labels[rows]
     features = predict_probabilities(keras.Model(cut, network.get_layer(FEATURES).output), trained[0])
     fit_last_layer(network, features, labels)

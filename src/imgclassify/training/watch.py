@@ -56,7 +56,7 @@ class Watch:
         self.best_epoch = -1
         self._patience = patience
         self.began = time.monotonic()
-        self.epochs, self._progress, self._listeners, self.workers = epochs, progress, listeners, workers
+        self.epochs, self.progress, self._listeners, self.workers = epochs, progress, listeners, workers
         self._stop, self._signalled = stop or threading.Event(), threading.Event()
         self._epoch, self._epoch_began = 0, self.began
         self._first_steps: float | None = None  # time when they were done, so that tracing does not count
@@ -72,7 +72,7 @@ class Watch:
     ) -> None:
         """This share of what the epochs need is computed, by all workers `together` or by each for itself."""
         self.check_stop(together=together)
-        self._progress.update(f"{what}  {done:4.0%}{_time_left(self.began, done)}")
+        self.progress.update(f"{what}  {done:4.0%}{_time_left(self.began, done)}")
 
     def on_epoch_begin(self, epoch: int) -> None:
         """An epoch begins."""
@@ -83,7 +83,7 @@ class Watch:
         self.check_stop(together=True)
         self._first_steps = self._first_steps or time.monotonic()
         left = _time_left(self._first_steps, work_done)
-        self._progress.update(f"epoch {self._epoch + 1}/{self.epochs}  {done:4.0%}{left}")
+        self.progress.update(f"epoch {self._epoch + 1}/{self.epochs}  {done:4.0%}{left}")
 
     def on_epoch_end(self, numbers: Sequence[float], weights: list[np.ndarray], work_done: float) -> None:
         """An epoch is finished, with a number for each of `HISTORY_KEYS`."""
@@ -96,7 +96,7 @@ class Watch:
         shown = "  ".join(f"{key} {self.history[key][-1]:.3f}" for key in HISTORY_KEYS)
         width, took = len(str(self.epochs)), time.monotonic() - self._epoch_began
         left = _time_left(self._first_steps, work_done)
-        self._progress.log(f"epoch {self._epoch + 1:{width}d}/{self.epochs}  {shown}  {took:.1f} s{left}")
+        self.progress.log(f"epoch {self._epoch + 1:{width}d}/{self.epochs}  {shown}  {took:.1f} s{left}")
         for listener in self._listeners:
             listener({key: list(values) for key, values in self.history.items()})
 

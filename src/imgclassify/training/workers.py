@@ -123,6 +123,9 @@ def join_workers(addresses: Sequence[str], index: int) -> Workers:
         addresses: host:port of each worker, in the same order for all; this process listens on the port of its own.
         index: Which of them is this process, from 0.
 
+    Returns:
+        `Workers`, for `train_model`.
+
     Raises:
         ValueError: An address is not host:port, two are equal, there is no such index, the port is taken, or the
             process has several GPUs.
