@@ -272,7 +272,9 @@ def test_a_camera_that_is_refused_is_said(opened):
 
 
 def test_the_keyboard_is_enough(opened):
+    opened.on("filechooser", lambda chooser: None)  # from now on, and not only once a key may have been pressed already
     opened.keyboard.press("Tab")
+    assert opened.evaluate("document.activeElement.id") == "choose"
     with opened.expect_file_chooser() as chooser:
         opened.keyboard.press("Enter")
     assert chooser.value.is_multiple()
