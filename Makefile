@@ -20,7 +20,7 @@ help:
 	@echo "make bench                  measure speed side by side with plain Keras and PyTorch; writes docs/speed.md's table"
 	@echo "make bench-export           export the shipped models, measure files and web pages (eight minutes)"
 	@echo "make bench-serve            measure the service beside plain FastAPI; writes docs/deployment.md's tables (12 minutes)"
-	@echo "make bench-scale            measure trainings by several workers; writes docs/scale.md's tables (ten minutes)"
+	@echo "make bench-scale            measure trainings by several workers; writes docs/scale.md's tables (15 minutes)"
 	@echo "make report                 measure the shipped models for their cards and the README's table (ten minutes)"
 	@echo "make reproduce              train anew what is shipped, with the locked versions (two hours)"
 	@echo "make lint                   check the style of code and notebooks"

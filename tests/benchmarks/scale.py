@@ -1,6 +1,6 @@
 """Several workers: pictures per second, bytes and seconds exchanged, for `make bench-scale`; writes docs/scale.md.
 
-`python scale.py`, ten minutes on two cores. The ways take turns. Where the commands `ip` and `tc` are there and may be
+`python scale.py`, 15 minutes on two cores. The ways take turns. Where the commands `ip` and `tc` are there and may be
 used (as root), two workers also exchange through virtual network cards of a limited rate.
 """
 
@@ -201,7 +201,7 @@ def _calculated(result: dict) -> list[str]:
     small = {int(way.split()[0]): times["1"] for way, times in result["exchange"].items() if "machine" in way}
     latency, _ = np.polyfit([2 * (count - 1) for count in small], list(small.values()), 1)
     lines = [
-        f"Each of a sum's 2 (n - 1) messages takes {1000 * latency:.1f} ms here, up to eight processes on two cores.",
+        f"Each of a sum's 2 (n - 1) messages takes {1000 * latency:.1f} ms here, where processes share two cores.",
         "**Calculated** with that, with the sums of a step (two for `fast`) and with the time to send 2 (n - 1) / n of",
         "their bytes, and not measured: the share of its time that a worker computes, if each takes the recipe's whole",
         "batch in every step.",
